@@ -13,7 +13,7 @@ from pathlib import Path
 
 from common import machine
 
-from ptkit.core.config_layers import resolve
+from ptkit.core.config.layers import resolve
 from ptkit.core.errors import UsageError
 from ptkit.core.machine import prepare_environment
 

@@ -1,6 +1,6 @@
 """Is an ejected script the run? Train three recipes with three seeds, by ptkit and by the script.
 
-    python benchmarks/bench_eject.py IMAGES PHOTOS [--seeds 3] [--only NAME] [--docs]
+    python benchmarks/bench_eject.py IMAGES PHOTOS [--seeds 3 | --seed 2] [--only NAME] [--docs]
 
 IMAGES: class folders of 32×32 images. PHOTOS: class folders of photographs. The digits are those of
 data/. Compared are the losses of the first 20 steps, and the best validation accuracy. --docs
@@ -75,15 +75,17 @@ def main() -> None:
     parser.add_argument("images", type=Path)
     parser.add_argument("photos", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seed", type=int, help="this one alone")
     parser.add_argument("--only", default="")
     parser.add_argument("--docs", action="store_true")
     options = parser.parse_args()
     rows = []
+    seeds = range(options.seeds) if options.seed is None else [options.seed]
     for recipe in RECIPES:
         if options.only in recipe.name:
             with own_folder():
                 make_lists(recipe.images, options.images.resolve(), options.photos.resolve())
-                for seed in range(options.seeds):
+                for seed in seeds:
                     rows.append(row_of(recipe, seed))
                     print(rows[-1], flush=True)
                     if options.docs:

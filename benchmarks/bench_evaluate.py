@@ -73,7 +73,7 @@ Run = Callable[[], object]
 
 def evaluation(network: str, file: Path, *, size: int, device: str) -> tuple[Run, Run]:
     """Return what evaluates a list after an epoch, and what runs the model alone."""
-    from ptkit.core.config_layers import resolve
+    from ptkit.core.config.layers import resolve
     from ptkit.core.training.evaluating import evaluate
     from ptkit.core.training.observers import Unwatched
     from ptkit.core.training.setup import prepare

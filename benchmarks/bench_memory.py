@@ -21,7 +21,7 @@ from ptkit.core.machine import prepare_environment
 
 prepare_environment()
 import torch
-from ptkit.core.config_layers import resolve
+from ptkit.core.config.layers import resolve
 from ptkit.core.training.setup_data import prepare_data
 from ptkit.core.device import choose_device, prepare_device
 from ptkit.core.training.observers import Unwatched

@@ -55,7 +55,7 @@ print(json.dumps(seconds))
 """
 COMPARED = """
 import json, time
-from ptkit.core.config import DataSettings
+from ptkit.core.config.settings import DataSettings
 from ptkit.core.training.setup_lists import read_lists
 
 start = time.process_time()
@@ -69,7 +69,7 @@ from ptkit.core.machine import prepare_environment
 prepare_environment()
 import time
 from pathlib import Path
-from ptkit.core.config_layers import resolve
+from ptkit.core.config.layers import resolve
 from ptkit.core.data.lists import read_list
 from ptkit.core.training.loop import fit
 from ptkit.core.training.setup import prepare

@@ -143,7 +143,7 @@ def scores_of(folder: Path) -> dict[str, Any]:
         images = read_list(folder / f"{part}.txt")
         with closing(subject.batches(images, device="cpu", workers=0)) as batches:
             outputs, features = run_list(subject.model, batches, num_classes=num_classes)
-        scores["msp"].append(-task.plain_chances(outputs).amax(1).numpy())
+        scores["msp"].append(-task.plain_probabilities(outputs).amax(1).numpy())
         scores["ptkit"].append(task.strangeness(outputs, features).numpy())
         if part == "test":
             right = task.answers(outputs).numpy() == images.labels

@@ -4,13 +4,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ptkit.api import check, evaluate, load, normstats, predict, split
-    from ptkit.api_calibration import calibrate, uncalibrate
-    from ptkit.api_convert import convert
-    from ptkit.api_data import data
-    from ptkit.api_export import export
-    from ptkit.api_predictions import predict_each
-    from ptkit.api_runs import eject, find_lr, finetune, probe, train
+    from ptkit.api.calibrating import calibrate, uncalibrate
+    from ptkit.api.channel_statistics import normstats
+    from ptkit.api.checking import check
+    from ptkit.api.converting import convert
+    from ptkit.api.data_sets import data
+    from ptkit.api.ejecting import eject
+    from ptkit.api.evaluation import evaluate
+    from ptkit.api.exporting import export
+    from ptkit.api.lr_find import find_lr
+    from ptkit.api.models import load
+    from ptkit.api.predictions import predict, predict_each
+    from ptkit.api.probing import probe
+    from ptkit.api.runs import finetune, train
+    from ptkit.api.series import finetune_series, train_series
+    from ptkit.api.splitting import split
     from ptkit.core.data.dataset import ListDataset
     from ptkit.core.data.pixel_limits import allowing_pixels
     from ptkit.core.models.features import features
@@ -22,13 +30,25 @@ _PUBLIC = {
     "ListDataset": "ptkit.core.data.dataset",
     "allowing_pixels": "ptkit.core.data.pixel_limits",
     "features": "ptkit.core.models.features",
-    "export": "ptkit.api_export",
-    "convert": "ptkit.api_convert",
-    **dict.fromkeys(("check", "evaluate", "load", "normstats", "predict", "split"), "ptkit.api"),
-    **dict.fromkeys(("calibrate", "uncalibrate"), "ptkit.api_calibration"),
-    "data": "ptkit.api_data",
-    "predict_each": "ptkit.api_predictions",
-    **dict.fromkeys(("eject", "find_lr", "finetune", "probe", "train"), "ptkit.api_runs"),
+    "calibrate": "ptkit.api.calibrating",
+    "check": "ptkit.api.checking",
+    "convert": "ptkit.api.converting",
+    "data": "ptkit.api.data_sets",
+    "eject": "ptkit.api.ejecting",
+    "evaluate": "ptkit.api.evaluation",
+    "export": "ptkit.api.exporting",
+    "find_lr": "ptkit.api.lr_find",
+    "finetune": "ptkit.api.runs",
+    "finetune_series": "ptkit.api.series",
+    "load": "ptkit.api.models",
+    "normstats": "ptkit.api.channel_statistics",
+    "predict": "ptkit.api.predictions",
+    "predict_each": "ptkit.api.predictions",
+    "probe": "ptkit.api.probing",
+    "split": "ptkit.api.splitting",
+    "train": "ptkit.api.runs",
+    "train_series": "ptkit.api.series",
+    "uncalibrate": "ptkit.api.calibrating",
 }
 __all__ = [
     "ListDataset",
@@ -44,6 +64,7 @@ __all__ = [
     "features",
     "find_lr",
     "finetune",
+    "finetune_series",
     "load",
     "normstats",
     "predict",
@@ -51,6 +72,7 @@ __all__ = [
     "probe",
     "split",
     "train",
+    "train_series",
     "uncalibrate",
 ]
 

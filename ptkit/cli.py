@@ -1,202 +1,53 @@
-"""The Typer app: one line per command, and the one place where an error becomes a line and an exit
-code.
-"""
+"""How the process of a command starts and ends; the commands are in commands/app.py."""
 
 import atexit
-import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import FrameType
-from typing import Annotated, Any
 
-import typer
-from typer.core import TyperGroup
-
-from ptkit import __version__
-from ptkit.commands.cache import cache
-from ptkit.commands.calibrate import calibrate
-from ptkit.commands.check import check
-from ptkit.commands.compare import compare
-from ptkit.commands.completion import COMPLETE, completed, words_of_bash
-from ptkit.commands.confmat import confmat
-from ptkit.commands.convert import convert
-from ptkit.commands.data import data
-from ptkit.commands.diagnose import diagnose
-from ptkit.commands.export import export
-from ptkit.commands.finetune import finetune
-from ptkit.commands.gradcam import gradcam
-from ptkit.commands.list import list_parts
-from ptkit.commands.normstats import normstats
-from ptkit.commands.options import with_printer
-from ptkit.commands.output import complain
-from ptkit.commands.predict import predict
-from ptkit.commands.probe import probe
-from ptkit.commands.report import report
-from ptkit.commands.split import split
-from ptkit.commands.summary import summary
-from ptkit.commands.train import train
-from ptkit.commands.viz_featuremaps import viz_featuremaps
-from ptkit.commands.viz_transforms import viz_transforms
-from ptkit.commands.viz_weights import viz_weights
-from ptkit.core.errors import PtkitError, StorageError
-from ptkit.core.machine import prepare_environment, search_garbage_rarely
-from ptkit.core.ranks import rank_of_environment, refuse_several
-
-# What torchrun may start several times.
-_IN_RANKS = ("train", "finetune", "probe", "confmat", "predict")
 # How long an interrupted command may clear away what it had half done.
 _CLEANING_S = 5.0
 
 
-# What Typer raises of flags that it does not take; where the class is differs among its versions.
-_FlagError: Any = typer.BadParameter.__base__
-
-
-class Commands(TyperGroup):
-    """Prints errors the user can fix as one line; our own bugs keep their traceback. Of several
-    processes of one job the first prints help and errors of flags.
-    """
-
-    def main(self, *args: Any, **keywords: Any) -> Any:
-        if COMPLETE in os.environ:
-            return self._complete(*args, **keywords)
-        with redirect_stdout(io.StringIO()) if _is_another() else nullcontext():
-            return super().main(*args, **keywords)
-
-    def _complete(self, *args: Any, **keywords: Any) -> Any:
-        # It takes the texts of help for rich's markup, which eats [DIR], and imports rich for it.
-        typer._completion_classes._sanitize_help_text = lambda text: text
-        with words_of_bash(os.environ):
-            return super().main(*args, **keywords)
-
-    def make_context(self, *args: Any, **keywords: Any) -> Any:
-        with _said_by_first():
-            try:
-                return super().make_context(*args, **keywords)
-            except OSError as error:
-                # Only --install-completion writes here.
-                complain(f"cannot install the completion: {error.filename}: {error.strerror}")
-                raise typer.Exit(StorageError.exit_code) from None
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        found = super().resolve_command(ctx, args)
-        if found[0] not in _IN_RANKS:
-            refuse_several(str(found[0]))
-        return found
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            with _said_by_first():
-                return super().invoke(ctx)
-        except PtkitError as error:
-            # Of several processes one says what is wrong.
-            if str(error):
-                complain(str(error))
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            typer.echo("ptkit: interrupted", err=True)
-            raise typer.Exit(130) from None
-
-
-def _is_another() -> bool:
-    """Whether another process of the job is the first one."""
-    try:
-        return not rank_of_environment().is_main
-    except PtkitError:
-        # Who joins the job says what is wrong with its environment.
-        return False
-
-
-@contextmanager
-def _said_by_first() -> Iterator[None]:
-    try:
-        yield
-    except _FlagError as error:
-        if not _is_another():
-            raise
-        raise typer.Exit(error.exit_code) from None
-
-
-# Before 0.21.2 Typer escapes the help for rich, with backslashes, though its markup is off.
-typer.core.HAS_RICH = False
-app = typer.Typer(
-    cls=Commands,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["--help", "-h"]},
-)
-# In the order of the help.
-COMMANDS: dict[str, Callable[..., None]] = {
-    "data": data,
-    "split": split,
-    "check": check,
-    "normstats": normstats,
-    "train": train,
-    "finetune": finetune,
-    "probe": probe,
-    "viz-weights": viz_weights,
-    "viz-featuremaps": viz_featuremaps,
-    "viz-transforms": viz_transforms,
-    "gradcam": gradcam,
-    "confmat": confmat,
-    "calibrate": calibrate,
-    "compare": compare,
-    "diagnose": diagnose,
-    "report": report,
-    "summary": summary,
-    "predict": predict,
-    "export": export,
-    "convert": convert,
-    "list": list_parts,
-    "cache": cache,
-}
-for _name, _command in COMMANDS.items():
-    app.command(_name)(completed(with_printer(_command)))
-
-
-def _print_version(is_asked: bool) -> None:
-    if is_asked:
-        typer.echo(f"ptkit {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def ptkit(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
-        ),
-    ] = False,
-) -> None:
-    """From a folder of images to a trained classifier that you can look into: one command a step.
-
-    Start with: ptkit split data/ && ptkit normstats train.txt && ptkit train && ptkit viz-weights
-    ckpt.pkl
-    """
-
-
 def main() -> None:
     """Run the command line."""
+    # Importing the commands takes half a second, and leaves nothing to clear away.
+    _on_stop(_end_at_once)
+    from ptkit.core.machine import prepare_environment, search_garbage_rarely
+
     # An error of our own ends with 1.
     status = [1]
     # Registered first, it is called last.
     atexit.register(_leave_at_once, status)
     search_garbage_rarely()
     prepare_environment()
+    from typer.main import get_command
+
+    from ptkit.commands.app import app
+
+    run = get_command(app)
     # Half-done work is cleared away. Training has handlers of its own for the first signal.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _Stop())
+    _on_stop(_Stop())
     try:
         # Also of `python -m ptkit`.
-        app(prog_name="ptkit")
+        run(prog_name="ptkit")
     except SystemExit as end:
         status[0] = end.code if isinstance(end.code, int) else int(end.code is not None)
         raise
+
+
+def _on_stop(handler: Callable[[int, FrameType | None], None]) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
+
+
+def _end_at_once(number: int, _frame: FrameType | None) -> None:
+    _say("interrupted" if number == signal.SIGINT else "terminated")
+    # An exception would be lost where an import or a destructor catches it.
+    os._exit(128 + number)
 
 
 class _Stop:
@@ -214,8 +65,14 @@ class _Stop:
             signal.setitimer(signal.ITIMER_REAL, _CLEANING_S)
         if number == signal.SIGINT:
             raise KeyboardInterrupt
-        typer.echo("ptkit: terminated", err=True)
+        _say("terminated")
         raise SystemExit(128 + number)
+
+
+def _say(word: str) -> None:
+    # The signal may have come in the middle of writing to sys.stderr, which takes no second writer.
+    with suppress(OSError):
+        os.write(2, f"ptkit: {word}\n".encode())
 
 
 def _leave_at_once(status: Sequence[int]) -> None:

@@ -21,8 +21,8 @@ from typing import Any
 
 from typer.main import get_command
 
-from ptkit.cli import app
-from ptkit.core.config import FLAGS, KEYWORDS
+from ptkit.commands.app import app
+from ptkit.core.config.settings import FLAGS, KEYWORDS
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER, SITE = ROOT / "docs" / "commands", ROOT / "mkdocs.yml"

@@ -2,7 +2,8 @@
 
     python scripts/make_settings_table.py [FILE]
 
-The table comes from the fields in ptkit/core/config.py; a test keeps the page equal to them.
+The table comes from the fields in ptkit/core/config/settings.py; a test keeps the page equal to
+them.
 """
 
 import inspect
@@ -11,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
-from ptkit.core.config import AUTO, FIELDS, FLAGS, Auto, Field, keyword_of
-from ptkit.core.config_fields import Form
+from ptkit.core.config.fields import Form
+from ptkit.core.config.settings import AUTO, FIELDS, FLAGS, Auto, Field, keyword_of
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "training.md"
 BEGIN = "<!-- settings: written by scripts/make_settings_table.py -->"

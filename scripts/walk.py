@@ -23,9 +23,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # name, which must be unique; after | the name in older versions. The first is the start; a + makes
 # a station another start.
 WALKS = {
-    "train": """train.train +cli.main settings_of|config_layers.gather
-        config.resolve|config_layers.resolve
-        train_and_print|api.train|api_runs.train TrainingScreen session.run stop_on_signals prepare
+    "train": """train.train +cli.main settings_of|config_layers.gather|layers.gather
+        config.resolve|config_layers.resolve|layers.resolve
+        train_and_print|api.train|runs.train TrainingScreen session.run stop_on_signals prepare
         check_log choose_device prepare_data read_lists numbered_lines|_numbered_lines label_table
         load_source|load_list Pipeline check_order steps_of divide kernel_of|spec_of decode_all
         read_ahead images.decode Batches build_loss losses.RULES facts_of
@@ -54,7 +54,7 @@ WALKS = {
         loop.evaluate|evaluating.evaluate
         KeptScore|EmbeddingScore check_metric""",
 }
-SETTINGS = ("session.run", "config.Settings")
+SETTINGS = ("session.run", "config.Settings|settings.Settings")
 
 # Methods of the standard library's and torch's own objects: their names say nothing about ours.
 FOREIGN = {name for kind in (str, bytes, list, dict, set, int, Path) for name in dir(kind)}

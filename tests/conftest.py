@@ -9,6 +9,10 @@ import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
+# Tiny networks and matrices: handing work to a second thread costs more than it saves. numpy reads
+# it when it is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,8 +24,6 @@ from ptkit.core.data import images  # noqa: F401
 from ptkit.core.data.lists import read_list
 from ptkit.core.machine import prepare_environment
 
-# Tiny networks: handing work to a second thread costs more than it saves.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 # As the command does, before anything imports torch: threads that wait by spinning starve tests
 # that run beside.
 prepare_environment()

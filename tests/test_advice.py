@@ -9,7 +9,7 @@ from tiny_data import make_lists
 from torch import nn
 
 import ptkit
-from ptkit.core.config_layers import resolve
+from ptkit.core.config.layers import resolve
 from ptkit.core.parts.calls import parse
 from ptkit.core.training.advice import Facts, speedups, telling_difference, verdicts
 from ptkit.core.training.observers import Unwatched

@@ -10,7 +10,7 @@ from tiny_data import write_list
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.data import images
 from ptkit.core.data.lists import read_list
 from ptkit.core.data.loading.keeping import key_of
@@ -19,8 +19,11 @@ from ptkit.core.errors import UsageError
 from ptkit.core.models.checkpoints import read_checkpoint
 from ptkit.looking.subject import load_subject
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 PICTURE = np.random.default_rng(0).integers(0, 256, (6, 5, 4), dtype=np.uint8)
-QUIET = {"batch_size": 4, "tensorboard": False, "pictures": False, "model": "lenet", "epochs": 1}
+QUIET = {"batch_size": 4, "tensorboard": False, "pictures": False, "log_layers": False,
+         "model": "lenet", "epochs": 1}  # fmt: skip
 
 
 def encoded(pixels, kind, mode=None, **options):
@@ -90,7 +93,14 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("cache", ["off", "ram", "disk"])
+@pytest.mark.parametrize(
+    "cache",
+    [
+        "disk",
+        pytest.param("off", marks=pytest.mark.slow),
+        pytest.param("ram", marks=pytest.mark.slow),
+    ],
+)
 def test_a_model_sees_what_it_was_trained_on(here, monkeypatch, cache):
     monkeypatch.setenv("PTKIT_CACHE", str(here / "cache"))
     run = ptkit.train(alpha="white", cache=cache, **QUIET)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ptkit.core.config_layers import resolve
+from ptkit.core.config.layers import resolve
 from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.lists import read_list
 from ptkit.core.data.loading.batches import Batches

@@ -19,17 +19,20 @@ from tiny_data import make_lists
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit import api_types
-from ptkit.cli import COMMANDS, app
-from ptkit.core import config
+from ptkit.api import keywords
+from ptkit.api.paths import StrPath
+from ptkit.commands.app import COMMANDS, app
+from ptkit.core.config import settings
 from ptkit.core.errors import PtkitError, UsageError
 
-QUIET_RUN = {"epochs": 1, "batch_size": 16, "tensorboard": False, "pictures": False}
+QUIET_RUN = {"epochs": 1, "batch_size": 16, "tensorboard": False, "pictures": False,
+             "log_layers": False}  # fmt: skip
 # `data` downloads, which tests do not.
 PUBLIC = [name for name in ptkit.__all__ if name not in ("__version__", "data")]
 # Each needs the files that those before it wrote.
 ORDER = [
     *("split", "check", "normstats", "train", "find_lr", "finetune", "probe", "evaluate"),
+    *("train_series", "finetune_series"),
     *("eject", "calibrate", "uncalibrate", "predict", "predict_each", "export", "convert"),
     *("load", "features", "ListDataset", "allowing_pixels"),
 ]
@@ -41,6 +44,22 @@ pytestmark = pytest.mark.usefixtures("blank_pictures")
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(make_lists(tmp_path))
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def run_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Lists, runs/1 and ckpt.pkl of a run that several tests read."""
+    folder = make_lists(tmp_path_factory.mktemp("trained"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        ptkit.train(**QUIET_RUN)
+    return folder
+
+
+@pytest.fixture
+def trained(run_once: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(run_once)
+    return run_once
 
 
 def example_of(name: str) -> doctest.DocTest:
@@ -66,41 +85,42 @@ def test_the_examples_of_all_public_names_run_one_after_the_other(
         assert report == []
 
 
-def test_nothing_is_printed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ptkit.split("images", out="lists")
-    ptkit.normstats("train.txt")
-    ptkit.train(**QUIET_RUN)
-    ptkit.finetune("ckpt.pkl", **QUIET_RUN)
-    ptkit.evaluate("ckpt.pkl", "test.txt")
-    ptkit.predict("ckpt.pkl", ["images/bar"])
+def test_results_are_frozen_records_and_nothing_is_printed(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = [
+        ptkit.split("images", out="lists"),
+        ptkit.normstats("train.txt"),
+        ptkit.train(**QUIET_RUN),
+        ptkit.finetune("ckpt.pkl", **QUIET_RUN),
+        ptkit.evaluate("ckpt.pkl", "test.txt"),
+        ptkit.predict("ckpt.pkl", ["images/bar"]),
+    ]
+    assert all(type(record).__dataclass_params__.frozen for record in found)  # type: ignore[attr-defined]
     assert capsys.readouterr() == ("", "")
 
 
 def test_the_keywords_of_train_are_those_of_the_settings() -> None:
-    def annotation(field: config.Field) -> object:
+    def annotation(field: settings.Field) -> object:
         kind: typing.Any = field.type
         if typing.get_origin(kind) is tuple:
             return Sequence[typing.get_args(kind)[0]]  # type: ignore[misc]
         if field.metadata["is_path"]:
-            return (
-                api_types.StrPath | None
-                if type(None) in typing.get_args(kind)
-                else api_types.StrPath
-            )
+            return StrPath | None if type(None) in typing.get_args(kind) else StrPath
         return kind
 
-    expected = {keyword: annotation(field) for keyword, (_, field) in config.KEYWORDS.items()}
-    assert typing.get_type_hints(api_types.TrainSettings) == expected
+    expected = {keyword: annotation(field) for keyword, (_, field) in settings.KEYWORDS.items()}
+    assert typing.get_type_hints(keywords.TrainSettings) == expected
     del expected["weights"]
-    assert typing.get_type_hints(api_types.FinetuneSettings) == expected
+    assert typing.get_type_hints(keywords.FinetuneSettings) == expected
 
 
 @pytest.mark.parametrize("name", ["train", "finetune"])
 def test_no_setting_has_the_name_of_another_parameter(name: str) -> None:
     own = [p.name for p in inspect.signature(getattr(ptkit, name)).parameters.values()][:-1]
-    assert set(own) & set(config.KEYWORDS) <= {"weights"}
+    assert set(own) & set(settings.KEYWORDS) <= {"weights"}
     hand_made = inspect.signature(COMMANDS[name])
-    assert len(set(hand_made.parameters)) == len(hand_made.parameters) > len(config.FLAGS)
+    assert len(set(hand_made.parameters)) == len(hand_made.parameters) > len(settings.FLAGS)
 
 
 @pytest.mark.parametrize("name", [name for name in ORDER[:8] if name != "find_lr"])
@@ -110,9 +130,9 @@ def test_a_function_takes_what_its_command_takes(name: str) -> None:
 
     command = COMMANDS[{"evaluate": "confmat"}.get(name, name)]
     # In Python the limit of pixels is a context, for several calls.
-    only_there = {"printer", "verbose", "assignments", "max_pixels", *config.FLAGS}
+    only_there = {"printer", "verbose", "assignments", "max_pixels", *settings.FLAGS}
     if name in ("train", "finetune", "probe"):
-        only_there |= api_types.SourceFlags.__annotations__.keys()
+        only_there |= keywords.SourceFlags.__annotations__.keys()
     # What is drawn or shown of the record is the command's own affair.
     only_there |= {
         # Other functions, find_lr and eject; several seeds or folds have another kind of result.
@@ -140,17 +160,6 @@ def test_every_public_function_is_typed_and_documented() -> None:
             assert inspect.Parameter.empty not in kinds
 
 
-def test_results_are_frozen_records(here: Path) -> None:
-    found = [
-        ptkit.split("images", out="lists"),
-        ptkit.normstats("train.txt"),
-        ptkit.train(**QUIET_RUN),
-        ptkit.evaluate("ckpt.pkl", "test.txt"),
-        ptkit.predict("ckpt.pkl", "images/bar"),
-    ]
-    assert all(type(record).__dataclass_params__.frozen for record in found)  # type: ignore[attr-defined]
-
-
 def test_split_counts_images_and_keeps_the_command_line(here: Path) -> None:
     found = ptkit.split("images", ratio="1:1", out="lists", seed=3)
     assert sum(found.counts.values()) == 48 + 21 + 15
@@ -162,7 +171,7 @@ def test_split_counts_images_and_keeps_the_command_line(here: Path) -> None:
 def test_train_in_python_and_on_the_command_line_make_the_same_settings(here: Path) -> None:
     ptkit.train(**QUIET_RUN, model="lenet", lr=0.05, transforms=["RandomCrop(16, padding=1)"])
     line = "--epochs 1 --batch-size 16 --model lenet --lr 0.05 --set log.tensorboard=false"
-    arguments = ["train", *line.split(), "--set", "log.pictures=false"]
+    arguments = ["train", *line.split(), "--set", "log.pictures=false", "--set", "log.layers=false"]
     done = CliRunner().invoke(app, [*arguments, "--transform", "RandomCrop(16, padding=1)"])
     assert done.exit_code == 0, done.stderr
     assert Path("runs/1/config.toml").read_text() == Path("runs/2/config.toml").read_text()
@@ -209,10 +218,9 @@ def test_records_of_statistics_hold_what_was_saved(here: Path) -> None:
     assert dataclasses.astuple(found.statistics)[:2] == (found.mean, found.std)
 
 
-def test_a_loaded_model_predicts_paths_bytes_pictures_and_arrays_alike(here: Path) -> None:
-    ptkit.train(**QUIET_RUN)
+def test_a_loaded_model_predicts_paths_bytes_pictures_and_arrays_alike(trained: Path) -> None:
     model = ptkit.load("runs/1")
-    path = here / "images/bar/test0.png"
+    path = trained / "images/bar/test0.png"
     picture = Image.open(path)
     rows = model.predict([path, str(path), path.read_bytes(), picture, np.asarray(picture)], top=2)
     assert [row.pop("path") for row in rows] == [str(path), str(path), None, None, None]
@@ -223,10 +231,9 @@ def test_a_loaded_model_predicts_paths_bytes_pictures_and_arrays_alike(here: Pat
     assert printed["probability"] == pytest.approx(rows[0]["probability"], abs=1e-6)
 
 
-def test_many_images_get_the_answers_that_they_get_one_by_one(here: Path) -> None:
-    ptkit.train(**QUIET_RUN)
+def test_many_images_get_the_answers_that_they_get_one_by_one(trained: Path) -> None:
     model = ptkit.load("ckpt.pkl")
-    images = sorted(here.glob("images/*/*.png"))[:70]
+    images = sorted(trained.glob("images/*/*.png"))[:70]
     together, alone = model.predict(images), [model.predict(image)[0] for image in images]
     assert [row["class"] for row in together] == [row["class"] for row in alone]
     assert [row["probability"] for row in together] == pytest.approx(
@@ -234,8 +241,7 @@ def test_many_images_get_the_answers_that_they_get_one_by_one(here: Path) -> Non
     )
 
 
-def test_a_copy_of_a_loaded_model_predicts_by_its_own_weights(here: Path) -> None:
-    ptkit.train(**QUIET_RUN)
+def test_a_copy_of_a_loaded_model_predicts_by_its_own_weights(trained: Path) -> None:
     model = ptkit.load("ckpt.pkl")
     other = copy.deepcopy(model)
     with torch.no_grad():
@@ -258,14 +264,12 @@ def test_a_copy_of_a_loaded_model_predicts_by_its_own_weights(here: Path) -> Non
         ("nope.png", "nope.png"),
     ],
 )
-def test_what_is_no_image_is_refused(here: Path, images: object, message: str) -> None:
-    ptkit.train(**QUIET_RUN)
+def test_what_is_no_image_is_refused(trained: Path, images: object, message: str) -> None:
     with pytest.raises(PtkitError, match=message):
         ptkit.load("ckpt.pkl").predict(images)
 
 
-def test_evaluation_says_what_confmat_says(here: Path) -> None:
-    ptkit.train(**QUIET_RUN)
+def test_evaluation_says_what_confmat_says(trained: Path) -> None:
     done = CliRunner().invoke(app, ["confmat", "ckpt.pkl", "test.txt", "--json"])
     said, found = json.loads(done.stdout), ptkit.evaluate("ckpt.pkl", "test.txt")
     assert found.metrics == {name: said[name] for name in found.metrics}

@@ -4,8 +4,10 @@ every command has.
 
 import ast
 import re
+import sys
 import tomllib
 from collections.abc import Iterable, Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "ptkit").rglob("*.py"))
@@ -26,60 +28,13 @@ BELOW = {"ptkit", "ptkit.core", "ptkit.core.parts"}
 ENGINE = BELOW | {"ptkit.core.data", "ptkit.core.models"}
 MAY_IMPORT = {
     # The door names what it exports; `import ptkit` loads none of it.
-    "ptkit": {
-        "ptkit.api",
-        "ptkit.api_export",
-        "ptkit.api_convert",
-        "ptkit.api_calibration",
-        "ptkit.api_data",
-        "ptkit.api_predictions",
-        "ptkit.api_runs",
-        "ptkit.core.data",
-        "ptkit.core.models",
-    },
+    "ptkit": {"ptkit.api", "ptkit.core.data", "ptkit.core.models"},
     "ptkit.__main__": {"ptkit.cli"},
     "ptkit.cli": {"ptkit", "ptkit.commands", "ptkit.core"},
-    "ptkit.api_types": ENGINE | {"ptkit.looking"},
-    "ptkit.api_calibration": ENGINE | {"ptkit.api_types", "ptkit.looking"},
-    "ptkit.api_predictions": ENGINE | {"ptkit.api_types", "ptkit.looking"},
-    "ptkit.api": ENGINE
-    | {
-        "ptkit.api_predictions",
-        "ptkit.api_types",
-        "ptkit.core.training",
-        "ptkit.looking",
-        "ptkit.plots",
-    },
-    "ptkit.api_data": {"ptkit", "ptkit.api_types", "ptkit.core", "ptkit.core.data"},
-    "ptkit.api_export": ENGINE | {"ptkit.api_types", "ptkit.looking"},
-    "ptkit.api_convert": ENGINE | {"ptkit.api_types", "ptkit.looking"},
-    "ptkit.api_settings": ENGINE | {"ptkit.api_types", "ptkit.core.training"},
-    "ptkit.api_runs": ENGINE
-    | {
-        "ptkit.api_settings",
-        "ptkit.api_types",
-        "ptkit.core.ejecting",
-        "ptkit.core.training",
-        "ptkit.looking",
-    },
-    "ptkit.api_series": ENGINE
-    | {
-        "ptkit.api_runs",
-        "ptkit.api_settings",
-        "ptkit.api_types",
-        "ptkit.core.training",
-        "ptkit.looking",
-    },
+    "ptkit.api": ENGINE | {"ptkit.core.ejecting", "ptkit.core.training", "ptkit.looking"},
     "ptkit.commands": ENGINE
     | {
         "ptkit.api",
-        "ptkit.api_export",
-        "ptkit.api_convert",
-        "ptkit.api_calibration",
-        "ptkit.api_data",
-        "ptkit.api_predictions",
-        "ptkit.api_runs",
-        "ptkit.api_series",
         "ptkit.core.comparing",
         "ptkit.core.ejecting",
         "ptkit.core.training",
@@ -117,11 +72,19 @@ HEAVY = {
     "onnx",
     "onnxruntime",
 }
-WITHOUT_TORCH = ["api", "core.parts.calls", "core.parts.catalogue", "core.config",
-                 "core.config_schema",
-                 "core.config_layers", "core.errors", "core.files", "core.data.lists",
-                 "core.data.loading.entries", "core.data.splits.scanning",
-                 "core.data.splits.splitting", "core.data.splits.jobs"]  # fmt: skip
+WITHOUT_TORCH = [
+    "core.parts.calls",
+    "core.parts.catalogue",
+    "core.errors",
+    "core.files",
+    "core.data.lists",
+    "core.data.loading.entries",
+    "core.data.splits.scanning",
+    "core.data.splits.splitting",
+    "core.data.splits.jobs",
+    *(f"api.{file.stem}" for file in (ROOT / "ptkit/api").glob("[!_]*.py")),
+    *(f"core.config.{file.stem}" for file in (ROOT / "ptkit/core/config").glob("[!_]*.py")),
+]
 
 MAX_FUNCTION_LINES, MAX_PARAMETERS = 60, 7
 # A command and the Python door have a parameter for each flag.
@@ -167,7 +130,7 @@ FLAGS = {
                   "--device", "--workers", "--on-bad", "--root", "--out"},
     "compare": {"--by", "--out"},
     "diagnose": {"--explain", "--strict", "--device", "--workers"},
-    "report": {"--no-images", "--root", "--device", "--workers", "--out"},
+    "report": {"--no-images", "--check", "--no-check", "--root", "--device", "--workers", "--out"},
     "summary": {"--size", "--num-classes", "--model", "--depth"},
     "predict": {"--top", "--threshold", "--csv", "--jsonl", "--path-column", "--label-column",
                 "--model", "--mean", "--std", "--size", "--classes", "--transform",
@@ -196,7 +159,19 @@ def module_name(file: Path) -> str:
     return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-TREES = {module_name(file): ast.parse(file.read_text(encoding="utf-8")) for file in FILES}
+MODULES = [module_name(file) for file in FILES]
+
+
+# Parsed and walked once, where the first test wants it: every worker collects these tests, and few
+# of them run any.
+@cache
+def tree_of(module: str) -> ast.Module:
+    return ast.parse(FILES[MODULES.index(module)].read_text(encoding="utf-8"))
+
+
+@cache
+def nodes_of(module: str) -> list[ast.AST]:
+    return list(ast.walk(tree_of(module)))
 
 
 def part_of(module: str) -> str:
@@ -209,7 +184,7 @@ def folder_of(module: str) -> str:
     return module if parent == "ptkit" else parent
 
 
-def imported(nodes: Iterator[ast.AST]) -> set[str]:
+def imported(nodes: Iterable[ast.AST]) -> set[str]:
     """Return the full names of the modules (and of the names taken from them) that import
     statements ask for.
     """
@@ -225,7 +200,7 @@ def imported(nodes: Iterator[ast.AST]) -> set[str]:
 
 def as_module(name: str) -> str:
     """Return the module of ptkit that a name comes from; of another library the name as it is."""
-    while name.startswith("ptkit.") and name not in TREES:
+    while name.startswith("ptkit.") and name not in MODULES:
         name = name.rpartition(".")[0]
     return name
 
@@ -245,8 +220,14 @@ def at_import(tree: ast.Module) -> Iterator[ast.AST]:
             waiting += ast.iter_child_nodes(node)
 
 
-ALL_IMPORTS = {module: imported(ast.walk(tree)) for module, tree in TREES.items()}
-EARLY_IMPORTS = {module: imported(at_import(tree)) for module, tree in TREES.items()}
+@cache
+def all_imports() -> dict[str, set[str]]:
+    return {module: imported(nodes_of(module)) for module in MODULES}
+
+
+@cache
+def early_imports() -> dict[str, set[str]]:
+    return {module: imported(at_import(tree_of(module))) for module in MODULES}
 
 
 def ours(modules: set[str]) -> set[str]:
@@ -259,7 +240,7 @@ def loaded_with(module: str) -> set[str]:
     waiting = {module}
     while waiting:
         seen |= waiting
-        waiting = set().union(*(EARLY_IMPORTS.get(name, set()) for name in waiting)) - seen
+        waiting = set().union(*(early_imports().get(name, set()) for name in waiting)) - seen
     return seen
 
 
@@ -270,7 +251,7 @@ def libraries(modules: set[str]) -> set[str]:
 def functions_of(modules: Iterable[str]) -> Iterator[tuple[str, ast.FunctionDef]]:
     """Yield every function of some modules with the module's name."""
     for module in modules:
-        for node in ast.walk(TREES[module]):
+        for node in nodes_of(module):
             if isinstance(node, ast.FunctionDef):
                 yield module, node
 
@@ -278,7 +259,7 @@ def functions_of(modules: Iterable[str]) -> Iterator[tuple[str, ast.FunctionDef]
 def test_parts_of_the_house_import_only_what_is_below_them():
     assert {
         (module, name)
-        for module, names in ALL_IMPORTS.items()
+        for module, names in all_imports().items()
         for name in ours(names)
         if part_of(name) not in MAY_IMPORT[part_of(module)] | {part_of(module)}
     } == set()
@@ -287,7 +268,7 @@ def test_parts_of_the_house_import_only_what_is_below_them():
 def test_folders_form_no_circles():
     above: dict[str, set[str]] = {}
     # The door only names what it exports, and imports it when it is asked for.
-    for module, names in {**ALL_IMPORTS, "ptkit": set()}.items():
+    for module, names in {**all_imports(), "ptkit": set()}.items():
         above.setdefault(folder_of(module), set()).update(map(folder_of, ours(names)))
     graph = TopologicalSorter({folder: below - {folder} for folder, below in above.items()})
     assert set(graph.static_order()) >= {"ptkit.core.data.loading", "ptkit.core.training.tasks"}
@@ -296,8 +277,8 @@ def test_folders_form_no_circles():
 def test_nobody_imports_a_command():
     users = {
         (module, name)
-        for module, names in ALL_IMPORTS.items()
-        if module != "ptkit.cli"
+        for module, names in all_imports().items()
+        if module != "ptkit.commands.app"
         for name in names & COMMAND_MODULES
     }
     # They show what training shows.
@@ -305,24 +286,28 @@ def test_nobody_imports_a_command():
 
 
 def test_the_command_line_loads_only_commands_and_what_is_light():
-    loaded = loaded_with("ptkit.cli")
+    loaded = loaded_with("ptkit.commands.app")
     assert loaded >= COMMAND_MODULES
-    assert {
-        m for m in ours(loaded) - {"ptkit", "ptkit.cli", "ptkit.core"} if not m.startswith(LIGHT)
-    } == set()
+    assert {m for m in ours(loaded) - {"ptkit", "ptkit.core"} if not m.startswith(LIGHT)} == set()
     assert libraries(loaded) & HEAVY == set()
+
+
+def test_nothing_is_imported_before_signals_are_heard():
+    loaded = loaded_with("ptkit.cli")
+    assert ours(loaded) == {"ptkit.cli"}
+    assert libraries(loaded) - sys.stdlib_module_names == {"ptkit"}
 
 
 @pytest.mark.parametrize("module", WITHOUT_TORCH)
 def test_settings_notation_and_lists_load_neither_torch_nor_numpy(module):
-    assert f"ptkit.{module}" in TREES
+    assert f"ptkit.{module}" in MODULES
     assert libraries(loaded_with(f"ptkit.{module}")) & HEAVY == set()
 
 
 def test_only_the_events_know_tensorboardx():
     users = {
         module
-        for module, names in ALL_IMPORTS.items()
+        for module, names in all_imports().items()
         if any(n.startswith("tensorboardX") for n in names)
     }
     assert users == {"ptkit.core.training.events", "ptkit.core.training.event_files"}
@@ -336,41 +321,46 @@ def test_one_module_writes_safetensors():
 
 def test_nothing_draws_with_pyplot():
     users = {
-        module for module, names in ALL_IMPORTS.items() if any("pyplot" in name for name in names)
+        module for module, names in all_imports().items() if any("pyplot" in name for name in names)
     }
     assert users == set()
 
 
 def test_the_core_neither_prints_nor_exits():
-    core = {m for m in TREES if m.startswith(("ptkit.core", "ptkit.plots", "ptkit.looking"))}
+    core = {m for m in MODULES if m.startswith(("ptkit.core", "ptkit.plots", "ptkit.looking"))}
     called = {
         (module, ast.unparse(node.func))
         for module in core
-        for node in ast.walk(TREES[module])
+        for node in nodes_of(module)
         if isinstance(node, ast.Call)
     }
     ends = {"print", "exit", "sys.exit", "os._exit", "input"}
     # A copy of the process ends itself, never the process.
     assert {use for use in called if use[1] in ends} == {("ptkit.core.data.forked", "os._exit")}
-    assert {m for m in core if libraries(ALL_IMPORTS[m]) & {"typer", "click", "rich"}} == set()
+    assert {m for m in core if libraries(all_imports()[m]) & {"typer", "click", "rich"}} == set()
 
 
-def test_sub_packages_have_empty_init_files():
+def test_sub_packages_have_init_files_without_code():
     files = [f for f in FILES if f.name == "__init__.py" and f.parent.name != "ptkit"]
-    assert [file for file in files if file.read_text()] == []
+    # What all functions of the Python door have in common.
+    door = ROOT / "ptkit" / "api" / "__init__.py"
+    assert [file for file in files if file.read_text(encoding="utf-8")] == [door]
+    tree = ast.parse(door.read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree)
+    assert len(tree.body) == 1
 
 
 def test_functions_stay_short():
     lengths = {
         f"{module}.{node.name}": (node.end_lineno or 0) - node.lineno + 1
-        for module, node in functions_of(TREES)
+        for module, node in functions_of(MODULES)
     }
     assert {name: lines for name, lines in lengths.items() if lines > MAX_FUNCTION_LINES} == {}
 
 
 def test_functions_have_few_parameters():
     counts = {}
-    for module, node in functions_of(m for m in TREES if not m.startswith((*DOORS, *STAND_INS))):
+    for module, node in functions_of(m for m in MODULES if not m.startswith((*DOORS, *STAND_INS))):
         arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
         names = [a.arg for a in arguments if a.arg not in ("self", "cls")]
         counts[f"{module}.{node.name}"] = len(names)
@@ -399,11 +389,11 @@ def test_every_exception_from_the_file_length_is_needed():
 def test_modules_and_public_functions_say_what_they_are_for():
     functions = {
         f"{module}.{node.name}": node
-        for module, tree in TREES.items()
-        for node in tree.body
+        for module in MODULES
+        for node in tree_of(module).body
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
     }
-    modules = {module: tree for module, tree in TREES.items() if tree.body}
+    modules = {module: tree for module in MODULES if (tree := tree_of(module)).body}
     explained = {**functions, **modules}
     assert [name for name, node in explained.items() if ast.get_docstring(node) is None] == []
 
@@ -467,6 +457,7 @@ def test_make_bench_runs_every_benchmark():
 # Tests of something else than one module or command, with the subject.
 SUBJECTS = {
     "allowed_values": "every argument of every part, with values that it may have, run",
+    "api": "the functions of ptkit/api/, and that they are what the commands are",
     "alternating_flip": "AlternatingFlip and WithHorizontalFlip, from the draw to evaluation",
     "architecture": "the rules in this file",
     "bad_arguments": "what every part says to wrong arguments",

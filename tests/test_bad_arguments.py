@@ -11,7 +11,7 @@ from tiny_data import make_lists
 from torch import nn
 from typer.testing import CliRunner
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.data.transforms.catalogue import TRANSFORMS
 from ptkit.core.errors import UsageError
 from ptkit.core.models.initialization import INITS

@@ -27,7 +27,7 @@ from tiny_data import make_lists
 from tiny_onnx import graph, write_onnx
 from typer.testing import CliRunner, Result
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.data import images as decoder
 from ptkit.core.data.formats import can_read
 from ptkit.core.data.lists import read_list
@@ -779,8 +779,10 @@ def signals(name: str) -> None:
 
 # ------------------------------------------------------------------------------------ the one test
 
+# As ENOSPC, with another word.
+SLOW = {"EROFS", "EDQUOT"}
 CASES = [
-    pytest.param(case, id=f"{name}: {words}")
+    pytest.param(case, id=f"{name}: {words}", marks=[pytest.mark.slow] if words in SLOW else [])
     for name, cases in ROWS.items()
     for words, case in cases.items()
 ]
@@ -916,7 +918,7 @@ def test_a_list_of_pictures_leads_to_no_other_files(here):
     mine.write_text("mine")
     names = ["../mine.txt", "../../mine.txt", "..", ".", "", "a\0b", str(mine.resolve()), 3, None]
     (folder / ".ptkit-files.json").write_text(json.dumps({"viz-weights": names}))
-    run("viz-weights", "ckpt.pkl", code=0)
+    run("viz-weights", "ckpt.pkl", "--layers", "conv1", code=0)
     assert mine.read_text() == "mine"
 
 

@@ -9,7 +9,7 @@ import torch
 from tiny_data import make_lists
 
 import ptkit
-from ptkit.core.config_layers import read_toml, resolve
+from ptkit.core.config.layers import read_toml, resolve
 from ptkit.core.device import is_out_of_memory
 from ptkit.core.errors import UsageError
 from ptkit.core.training.batch_sizes import (

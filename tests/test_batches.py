@@ -121,15 +121,31 @@ FOREIGN_PLANS = {
     ],
 }
 EVERY_PLAN = {**PLANS, **FOREIGN_PLANS}
-# Of those that take worker processes two are quick enough to be always there.
-PLAN_CASES = [
-    pytest.param(
-        calls,
-        id=name,
-        marks=[pytest.mark.slow] if name in ("PIL image", "a user's function") else [],
-    )
-    for name, calls in EVERY_PLAN.items()
-]
+
+
+# Made of what others have too.
+TWINS = {"after the tensor", "colour and turns", "containers", "crops one by one"}
+
+
+def cases(*foreign):
+    """Every plan; quick are one of a kind and, of those that take worker processes, the named."""
+    slow = TWINS | FOREIGN_PLANS.keys() - set(foreign)
+    return [
+        pytest.param(
+            calls,
+            id=name,
+            marks=[pytest.mark.slow] if name in slow else [],
+        )
+        for name, calls in EVERY_PLAN.items()
+    ]
+
+
+PLAN_CASES = cases("policy")
+# A user's code draws from global generators.
+GLOBAL_CASES = cases("a user's class")
+THREADS = pytest.param(PLANS["both"], id="threads")
+PROCESSES = pytest.param(FOREIGN_PLANS["policy"], id="processes")
+SLOW_PROCESSES = pytest.param(FOREIGN_PLANS["policy"], id="processes", marks=pytest.mark.slow)
 
 
 @pytest.fixture
@@ -249,9 +265,8 @@ def test_batches_do_not_depend_on_the_number_of_worker_processes(run, name):
     assert len({digest(run(calls, workers=workers), 0, 1) for workers in (1, 2, 4)}) == 1
 
 
-@pytest.mark.parametrize("name", sorted(EVERY_PLAN))
-def test_batches_of_kept_images_are_those_of_images_read_anew(run, name):
-    calls = EVERY_PLAN[name]
+@pytest.mark.parametrize("calls", PLAN_CASES)
+def test_batches_of_kept_images_are_those_of_images_read_anew(run, calls):
     assert digest(run(calls, keep=True, workers=1), 0, 1) == digest(run(calls), 0, 1)
 
 
@@ -282,18 +297,14 @@ def test_image_does_not_depend_on_the_epochs_before(run, calls):
     assert digest(later, 2) == digest(run(calls), 2)
 
 
-@pytest.mark.parametrize(
-    "calls", [PLANS["both"], FOREIGN_PLANS["policy"]], ids=["threads", "processes"]
-)
+@pytest.mark.parametrize("calls", [THREADS, SLOW_PROCESSES])
 def test_epoch_that_was_left_early_changes_nothing(run, calls):
     batches = run(calls)
     next(batches.epoch(0))
     assert digest(batches, 1) == digest(run(calls), 1)
 
 
-@pytest.mark.parametrize(
-    "calls", [PLANS["both"], FOREIGN_PLANS["policy"]], ids=["threads", "processes"]
-)
+@pytest.mark.parametrize("calls", [THREADS, PROCESSES])
 def test_closed_batches_can_be_used_again(run, calls):
     batches = run(calls)
     first = digest(batches, 0)
@@ -301,14 +312,14 @@ def test_closed_batches_can_be_used_again(run, calls):
     assert digest(batches, 0) == first
 
 
-@pytest.mark.parametrize("calls", PLAN_CASES)
+@pytest.mark.parametrize("calls", GLOBAL_CASES)
 def test_global_generators_are_neither_used_nor_changed(run, calls):
     before = global_states()
     digest(run(calls), 0, 1)
     assert global_states() == before
 
 
-@pytest.mark.parametrize("calls", PLAN_CASES)
+@pytest.mark.parametrize("calls", GLOBAL_CASES)
 def test_global_seed_changes_nothing(run, calls):
     expected = digest(run(calls), 0)
     with torch.random.fork_rng(devices=[]):
@@ -345,9 +356,14 @@ def test_planned_batches_hold_what_the_kernels_give_one_after_the_other(run, noi
 
 
 @pytest.mark.parametrize(
-    "calls", [PLANS["both"], FOREIGN_PLANS["policy"]], ids=["threads", "processes"]
+    ("calls", "batch_size"),
+    [
+        *((PLANS["both"], size) for size in (1, 4, 23, 100)),
+        (FOREIGN_PLANS["policy"], 4),
+        *(pytest.param(FOREIGN_PLANS["policy"], s, marks=pytest.mark.slow) for s in (1, 23, 100)),
+    ],
+    ids=lambda value: str(value) if isinstance(value, int) else value[1].partition("(")[0],
 )
-@pytest.mark.parametrize("batch_size", [1, 4, 23, 100])
 def test_epoch_has_every_image_exactly_once_with_its_label(run, noise_images, calls, batch_size):
     batches = run(calls, batch_size=batch_size)
     done = list(batches.epoch(0))
@@ -369,9 +385,7 @@ def test_two_epochs_differ_in_order_and_in_augmentation(run):
     assert sum(first_images[index] != second_images[index] for index in range(23)) > 18
 
 
-@pytest.mark.parametrize(
-    "calls", [PLANS["both"], FOREIGN_PLANS["policy"]], ids=["threads", "processes"]
-)
+@pytest.mark.parametrize("calls", [THREADS, SLOW_PROCESSES])
 def test_another_seed_gives_other_batches(run, calls):
     assert digest(run(calls, seed=4), 0) != digest(run(calls, seed=3), 0)
 
@@ -445,9 +459,7 @@ def test_batches_on_a_gpu_are_those_of_the_cpu(run, calls):
 # ------------------------------------------------------------------------------------------- errors
 
 
-@pytest.mark.parametrize(
-    "calls", [PLANS["both"], FOREIGN_PLANS["policy"]], ids=["threads", "processes"]
-)
+@pytest.mark.parametrize("calls", [THREADS, PROCESSES])
 def test_unreadable_image_is_a_data_error_of_one_line_with_its_path(run, with_bad_image, calls):
     path = with_bad_image.image_path(2)
     with pytest.raises(DataError) as caught:

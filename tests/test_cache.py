@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from tiny_data import write_list
 
-from ptkit.core.config_layers import resolve
+from ptkit.core.config.layers import resolve
 from ptkit.core.data import images as decoder
 from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.lists import read_list

@@ -61,13 +61,13 @@ def read_or_none(text):
 
 
 @given(whole_calls())
-@settings(max_examples=examples(300), deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_a_call_written_out_is_read_back_the_same(call):
     assert parse(str(call)) == call
 
 
 @given(st.text(max_size=40) | st.text("f(1,'\"[=:.\r\n\t é)]*-x", max_size=40))
-@settings(max_examples=examples(500), deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_any_text_is_a_call_or_a_usage_error(text):
     call = read_or_none(text)
     assert call is None or parse(str(call)) == call

@@ -57,7 +57,16 @@ def scores(model):
         return model.eval()(images)
 
 
-@pytest.mark.parametrize("call", ["lenet", "resnet8", "mnasnet0_5", "resnet18(stem='small')"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "lenet",
+        "resnet8",
+        "mnasnet0_5",
+        "regnet_y_400mf",
+        pytest.param("resnet18(stem='small')", marks=pytest.mark.slow),
+    ],
+)
 def test_saved_model_loads_and_predicts_the_same_bits(tmp_path, call):
     contents = contents_of(call, size=32)
     save_checkpoint(tmp_path / "ckpt.pkl", contents)

@@ -11,6 +11,20 @@ import pytest
 from ptkit import cli
 from ptkit.core.training.signals import stop_on_signals
 
+STARTS_SLOWLY = """
+import os, signal, sys, time
+from importlib.abc import MetaPathFinder
+
+class Slow(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == sys.argv[2]:
+            os.kill(os.getpid(), int(sys.argv[1]))
+            time.sleep(60)
+
+sys.meta_path.insert(0, Slow())
+from ptkit.cli import main
+main()
+"""
 HANGS = """
 import os, signal, sys, time
 from ptkit import cli
@@ -22,6 +36,17 @@ try:
 except BaseException:
     time.sleep(60)
 """
+
+
+@pytest.mark.parametrize(
+    ("number", "line"),
+    [(signal.SIGINT, "ptkit: interrupted\n"), (signal.SIGTERM, "ptkit: terminated\n")],
+)
+@pytest.mark.parametrize("imported", ["typer", "ptkit.commands.app"])
+def test_a_signal_while_the_commands_are_imported_ends_in_one_line(number, line, imported):
+    command = [sys.executable, "-c", STARTS_SLOWLY, str(int(number)), imported]
+    ended = subprocess.run(command, timeout=30, check=False, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (128 + number, "", line)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

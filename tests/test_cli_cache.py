@@ -5,7 +5,7 @@ import pytest
 from test_startup import modules_after
 from typer.testing import CliRunner
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.data.loading.entries import EntryWriter
 from ptkit.core.data.loading.keeping import decode_to_disk, key_of
 from ptkit.core.data.transforms.pipeline import Pipeline

@@ -14,7 +14,7 @@ from tiny_data import make_lists
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.errors import CheckpointError, UsageError
 from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
 
@@ -108,9 +108,9 @@ def test_the_temperature_lowers_the_error_on_the_other_half(here):
         weights[name] = 10 * weights[name]
     save_checkpoint(CKPT, contents)
     found = ptkit.calibrate("ckpt.pkl", "valid.txt", only=["temperature"]).found
-    assert found.heat.value > 3
-    assert found.heat.ece[1] < found.heat.ece[0]
-    assert found.heat.loss[1] < found.heat.loss[0]
+    assert found.temperature.value > 3
+    assert found.temperature.ece[1] < found.temperature.ece[0]
+    assert found.temperature.loss[1] < found.temperature.loss[0]
 
 
 def test_images_below_the_threshold_of_their_class_are_unknown(here):

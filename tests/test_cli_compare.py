@@ -2,12 +2,13 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scipy import stats
 from tiny_records import make_run
 from typer.testing import CliRunner
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.comparing.runs import read_run
 from ptkit.core.training.tasks.metrics import interval
 
@@ -218,3 +219,31 @@ def test_the_best_epoch_is_that_of_the_runs_own_metric(tmp_path):
     assert read_run(make_run(tmp_path / "b", metrics=columns)).best["epoch"] == 3
     by_loss = make_run(tmp_path / "c", metrics=columns, config='[train]\nmetric = "loss"\n')
     assert read_run(by_loss).best["epoch"] == 5
+
+
+def test_auroc_and_top_5_are_tested_on_the_same_images(here):
+    rng, num = np.random.default_rng(0), 60
+    labels = np.arange(num) % 6
+    names = [f"class{k}" for k in range(6)]
+    for run, skill in (("a", 0.5), ("b", 3.0)):
+        outputs = rng.normal(size=(num, 6)) + skill * np.eye(6)[labels]
+        folder, answers = write_run(here / run, is_done=False), outputs.argmax(axis=1)
+        # The second list has the images in another order.
+        order = np.arange(num) if run == "a" else np.arange(num)[::-1]
+        rows = [f"{k}.png,{names[labels[k]]},{names[answers[k]]},0.9,0.9" for k in order]
+        header = "path,true,predicted,probability,probability_of_true"
+        (folder / "valid_predictions.csv").write_text("\n".join([header, *rows, ""]))
+        np.savez(folder / "valid_outputs.npz", best=outputs[order], labels=labels[order])
+    found = as_json("a", "b")
+    for run in found["runs"]:
+        assert {"auroc", "top5"} <= run["metrics"].keys()
+        low, high = run["intervals"]["auroc"]
+        assert 0 < low < run["metrics"]["auroc"] < high <= 1
+    area, top = found["ranked"]
+    assert (area["metric"], area["test"], area["num"]) == ("auroc", "DeLong, paired", 60)
+    assert area["second_value"] > area["first_value"]
+    assert area["is_clear"]
+    assert (top["metric"], top["test"]) == ("top5", "McNemar, exact")
+    assert "b is better; p < 0.0001 (DeLong, paired)" in found["verdicts"][1]
+    with Path("ptkit-compare/differences.csv").open() as file:
+        assert [row["metric"] for row in csv.DictReader(file)] == ["accuracy", "auroc", "top5"]

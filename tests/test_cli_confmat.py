@@ -15,7 +15,7 @@ from sklearn.metrics import (
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.data.lists import list_of
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
@@ -129,8 +129,8 @@ def test_mistakes_are_listed_from_the_worst_with_both_probabilities(paths, proba
     rows = table("mistakes.csv")[1:]
     labels, predictions = np.arange(3).repeat(4), probabilities.argmax(axis=1)
     assert len(rows) == (labels != predictions).sum() > 0
-    chances = [float(row[3]) for row in rows]
-    assert chances == sorted(chances)
+    listed = [float(row[3]) for row in rows]
+    assert listed == sorted(listed)
     for path, true, predicted, of_true, of_predicted in rows:
         index = paths.index(path)
         assert (true, predicted) == (CLASSES[labels[index]], CLASSES[predictions[index]])

@@ -1,6 +1,7 @@
 """`ptkit convert`: old and foreign files of weights to a checkpoint or .safetensors."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,29 +13,36 @@ from torch import nn
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.models.checkpoints import read_checkpoint
 from ptkit.core.models.zoo import build_model
 
 IMAGES = ["--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25", "--size", "16"]
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A working directory with a run, images, and the weights of that run in several foreign
-    files.
-    """
-    monkeypatch.chdir(tmp_path)
-    write_run(tmp_path)
-    write_images(tmp_path)
-    weights = read_checkpoint(Path("ckpt.pkl"))["state_dict"]
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run, images, and the weights of that run in several foreign files; only to be copied."""
+    made = tmp_path_factory.mktemp("convert") / "made"
+    made.mkdir()
+    write_run(made)
+    write_images(made)
+    weights = read_checkpoint(made / "ckpt.pkl")["state_dict"]
     model, _ = build_model("resnet8", num_classes=3, size=16, seed=0)
     model.load_state_dict(weights)
-    torch.save({"epoch": 3, "state_dict": nn.DataParallel(model).state_dict()}, "nested.pth")
-    torch.save(model, "module.pt")
-    torch.save(model, "legacy.pt", _use_new_zipfile_serialization=False)
-    torch.save({"ema": nn.DataParallel(model), "epoch": 3}, "ema.pt")
-    return tmp_path
+    torch.save({"epoch": 3, "state_dict": nn.DataParallel(model).state_dict()}, made / "nested.pth")
+    torch.save(model, made / "module.pt")
+    torch.save(model, made / "legacy.pt", _use_new_zipfile_serialization=False)
+    torch.save({"ema": nn.DataParallel(model), "epoch": 3}, made / "ema.pt")
+    return made
+
+
+@pytest.fixture
+def folder(made, tmp_path, monkeypatch):
+    """A working directory of their own for each test."""
+    folder = shutil.copytree(made, tmp_path / "here", symlinks=True)
+    monkeypatch.chdir(folder)
+    return folder
 
 
 def run(*arguments):

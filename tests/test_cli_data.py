@@ -20,7 +20,7 @@ from tiny_sets import (
 )
 from typer.testing import CliRunner, Result
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.data.sets.exporting import export_set
 from ptkit.core.data.sets.known import KNOWN_SETS
 

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.exporting import torch_files
 from ptkit.core.exporting.quiet import quietly
 from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint

@@ -5,7 +5,7 @@ import torch
 from tiny_data import make_lists
 from typer.testing import CliRunner, Result
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.models.zoo import build_model
 
 QUICK = ["--epochs", "1", "--batch-size", "16", "--set", "log.tensorboard=false",

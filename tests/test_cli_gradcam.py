@@ -7,7 +7,7 @@ import torch
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.models.gradcam import gradcam as heat_of
 from ptkit.core.models.gradcam import top_region

@@ -10,7 +10,7 @@ import torch
 from example_run import CLASSES, write_images, write_run
 from typer.testing import CliRunner
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
 
 RUN = CliRunner()
@@ -69,9 +69,9 @@ def test_several_labels_are_named_with_all_probabilities(here):
     (found,) = answers("images/red/0.png")
     assert (found["classes"], found["indices"]) == (["blue", "green"], [0, 1])
     assert found["probabilities"].keys() == set(CLASSES)
-    chances = found["probabilities"]
+    probabilities = found["probabilities"]
     screen = RUN.invoke(app, ["predict", "ckpt.pkl", "images/red/0.png"]).stdout
-    assert f"blue {chances['blue']:.1%}, green {chances['green']:.1%}" in screen
+    assert f"blue {probabilities['blue']:.1%}, green {probabilities['green']:.1%}" in screen
 
 
 def test_an_image_of_no_class_is_told_so(here):

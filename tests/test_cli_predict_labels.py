@@ -13,7 +13,7 @@ from sklearn import metrics
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
 
 RUN = CliRunner()

@@ -15,7 +15,7 @@ from example_run import write_images, write_run
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.errors import CheckpointError
 from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
 from ptkit.looking import subject as subjects

@@ -9,7 +9,8 @@ import tiny_records
 from tiny_report import CLASSES, HOSTILE, write_run, write_table
 from typer.testing import CliRunner
 
-from ptkit.cli import app
+from ptkit.commands.app import app
+from ptkit.looking.reporting import gather
 
 VOID = {"meta", "link", "img", "line", "polyline", "circle"}
 
@@ -93,6 +94,28 @@ def test_a_run_becomes_one_page_that_loads_nothing(here):
         'Always answering "<b>ants" would be right for 50.0% of them: the run is not told' in words
     )
     assert "ptkit train --config runs/1/config.toml" in words
+
+
+def test_long_lists_are_checked_where_it_is_asked_for(here, monkeypatch):
+    run = write_run(here)
+    monkeypatch.setattr(gather, "MAX_CHECKED", 23)
+    assert as_json(run)["left_out"]["The data"] == (
+        f"24 images take their time: `ptkit report {run} --check` looks at them"
+    )
+    assert "The data" not in as_json(run, "--check")["left_out"]
+    monkeypatch.setattr(gather, "MAX_CHECKED", 24)
+    assert "The data" not in as_json(run)["left_out"]
+    assert as_json(run, "--no-check")["left_out"]["The data"] == "left out, as --no-check asks"
+
+
+@pytest.mark.parametrize("flag", ["--check", "--no-check"])
+def test_a_table_of_runs_has_no_lists_to_check(here, flag):
+    write_run(here)
+    result = report("runs", flag)
+    assert result.exit_code == 2
+    assert result.output == (
+        f"ptkit: {flag} is for the page of one run, and runs is a folder of runs\n"
+    )
 
 
 def test_the_same_run_gives_the_same_page(here):

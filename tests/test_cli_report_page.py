@@ -7,7 +7,7 @@ from browser import PROGRAM, Browser
 from tiny_report import write_run
 from typer.testing import CliRunner
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Chromium on this machine")
 

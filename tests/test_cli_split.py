@@ -8,7 +8,7 @@ import pytest
 from tiny_scans import CATS_AND_DOGS, listed, make_tree
 from typer.testing import CliRunner
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.data.lists import read_list
 from ptkit.core.files import sha256
 

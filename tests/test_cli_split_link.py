@@ -8,7 +8,7 @@ import pytest
 from tiny_scans import CATS_AND_DOGS, listed, make_tree
 from typer.testing import CliRunner
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 
 LISTS = ("train.txt", "valid.txt", "test.txt")
 

@@ -6,7 +6,7 @@ import torch
 import torchvision
 from typer.testing import CliRunner
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
 from ptkit.core.models.zoo import build_model
 

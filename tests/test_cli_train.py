@@ -10,7 +10,7 @@ import torch
 from tiny_data import make_lists
 from typer.testing import CliRunner, Result
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.training.tasks.metrics import interval, share_text
 
 QUICK = ["--epochs", "1", "--batch-size", "16", "--set", "log.tensorboard=false",
@@ -91,6 +91,7 @@ def test_a_run_by_another_metric_is_resumed(here: Path) -> None:
 def test_flags_win_over_set_over_toml(here: Path) -> None:
     Path("mine.toml").write_text(
         "[train]\nepochs = 1\nseed = 5\npatience = 3\n[log]\ntensorboard = false\n"
+        "pictures = false\n"
     )
     result = ptkit("train", "--config", "mine.toml", "--set", "train.seed=6", "--batch-size", "24")
     assert result.exit_code == 0

@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.data import keyed
 from ptkit.core.ejecting import pieces
 
@@ -86,7 +86,6 @@ def test_the_script_trains_as_the_run_does(here, losses_of, capsys):
     line = capsys.readouterr().out.splitlines()[-1]
     assert line.split() == [
         *("epoch", "7/7", "loss", f"{float(last['train_loss']):.4f}"),
-        *("accuracy", f"{float(last['train_accuracy']):.2%}"),
         *("valid", "loss", f"{float(last['valid_loss']):.4f}"),
         *("accuracy", f"{float(last['valid_accuracy']):.2%}"),
     ]
@@ -151,13 +150,63 @@ def test_trained_weights_go_on_as_in_the_run(here, losses_of, settings):
     assert theirs[:20] == pytest.approx(ours[:20], rel=1e-5)
 
 
-@pytest.mark.parametrize("purpose", ["order", "augment"])
-def test_draws_in_the_script_are_those_of_a_run(monkeypatch, purpose):
+def test_draws_in_the_script_are_those_of_a_run(monkeypatch):
     monkeypatch.setattr(pieces, "SEED", 11)
-    draws = keyed.uniforms(11, purpose, epoch=4, indices=np.arange(5), columns=3)
-    assert [pieces.uniforms(purpose, 4, index, 3) for index in range(5)] == draws.tolist()
+    draws = keyed.uniforms(11, "augment", epoch=4, indices=np.arange(5), columns=3)
+    found = [[pieces.bits("augment", 5, index, k) for k in (1, 2, 3)] for index in range(5)]
+    assert [[(number >> 11) / 2**53 for number in row] for row in found] == draws.tolist()
     order = keyed.permutation(11, "order", epoch=2, length=1000)
-    assert pieces.epoch_order(1000, 2) == order.tolist()
+    assert sorted(range(1000), key=lambda k: pieces.bits("order", 3, k + 1)) == order.tolist()
+
+
+def several_labels(part):
+    lines = Path(f"{part}.txt").read_text().splitlines()
+    return [(*line.rsplit(maxsplit=1), number) for number, line in enumerate(lines)]
+
+
+def write_labels(label_of):
+    for part in ("train", "valid"):
+        lines = [f"{path} {label_of(int(k), n)}\n" for path, k, n in several_labels(part)]
+        Path(f"{part}.txt").write_text("".join(lines))
+
+
+MIXED = {
+    "epochs": 7,
+    "batch_size": 16,
+    "transforms": ["RandomChoice([MixUp(alpha=0.4), CutMix()])"],
+}
+ADDED_UP = {"epochs": 4, "batch_size": 4, "accumulate": 3}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        MIXED,
+        ADDED_UP,
+        {**ADDED_UP, "loss": "CrossEntropyLoss(weight='balanced')", "transforms": ["MixUp()"]},
+        {**MIXED, "transforms": ["CutMix()"], "loss": "BCEWithLogitsLoss()"},
+    ],
+    ids=["mix", "accumulate", "both", "rows"],
+)
+def test_batches_are_mixed_and_added_up_as_in_the_run(here, losses_of, settings):
+    same_losses(losses_of, model="lenet", **settings)
+
+
+@pytest.mark.parametrize(
+    ("label_of", "word"),
+    [(lambda k, n: f"{k},{(k + n) % 2}", "map"), (lambda k, n: f"{k + 0.25},{n % 5 / 2}", "mae")],
+    ids=["several", "numbers"],
+)
+def test_other_labels_are_read_as_the_run_does(here, losses_of, capsys, label_of, word):
+    write_labels(label_of)
+    if word == "mae":
+        Path("classes.txt").unlink()
+    same_losses(losses_of, epochs=7, batch_size=16, model="lenet")
+    last = (here / "runs/1/metrics.csv").read_text().splitlines()
+    found = dict(zip(last[0].split(","), last[-1].split(","), strict=True))
+    shown = next(line for line in capsys.readouterr().out.splitlines() if "epoch  7/7" in line)
+    value = float(found[f"valid_{word}"])
+    assert shown.split()[-1] == (f"{value:.2%}" if word == "map" else f"{value:.4f}")
 
 
 def test_the_script_is_short_plain_and_clean(here):
@@ -194,12 +243,11 @@ def test_a_script_that_exists_stays_as_it_is(here):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--transform", "MixUp()"], "MixUp()"),
         (["--transform", "FiveCrop(8)"], "FiveCrop(8)"),
         (["--model", "whitenet"], "whitenet"),
         (["--optimizer", "LBFGS()"], "LBFGS"),
         (["--group", "fc: unfreeze=2"], "unfreeze"),
-        (["--set", "train.accumulate=2"], "train.accumulate"),
+        (["--set", "train.metric=macro_f1"], "train.metric=macro_f1"),
         (["--set", "data.sampler=balanced"], "data.sampler=balanced"),
         (["--name", "mine"], "--name"),
         (["--seeds", "2"], "--seeds"),

@@ -9,7 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.data.transforms.pipeline import Pipeline
 
 from example_run import write_images, write_run  # isort: skip

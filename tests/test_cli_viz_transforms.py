@@ -8,7 +8,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 
 from example_run import write_run  # isort: skip
 

@@ -10,7 +10,7 @@ import torch
 from tiny_data import make_lists
 
 import ptkit
-from ptkit.core.config_layers import resolve
+from ptkit.core.config.layers import resolve
 from ptkit.core.errors import UsageError
 from ptkit.core.models.whitenet import whitenet
 from ptkit.core.training.compiling import CompiledForward, compile_model

@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from test_startup import HEAVY
 from typer.main import get_command
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.commands.completion import _COMPLETERS, words_of_bash
 from ptkit.core.models import timm_models
-from ptkit.core.models.layer_names import layer_names
+from ptkit.core.models.layer_names import layers_of_file
 
 ROOT = Path(__file__).parent.parent
 FILE = ROOT / "ptkit" / "commands" / "completion_names.json"
@@ -177,14 +177,14 @@ def test_layers_are_those_of_the_weights_that_the_line_names(tmp_path):
     torch.save({"state_dict": weights, "notes": ["a.weight of the text.bias"]}, tmp_path / "w.pkl")
     save_file(weights, tmp_path / "w.safetensors")
     expected = ["layer1", "layer1.conv", "fc"]
-    assert layer_names(tmp_path / "w.pkl") == expected
-    assert sorted(layer_names(tmp_path / "w.safetensors")) == sorted(expected)
+    assert layers_of_file(tmp_path / "w.pkl") == expected
+    assert sorted(layers_of_file(tmp_path / "w.safetensors")) == sorted(expected)
     found = completions("viz-weights", str(tmp_path / "w.pkl"), "--layers", "l")
     assert found == ["layer1", "layer1.conv"]
     (tmp_path / "text.pkl").write_text("no weights")
-    assert layer_names(tmp_path / "text.pkl") == layer_names(tmp_path / "none") == []
+    assert layers_of_file(tmp_path / "text.pkl") == layers_of_file(tmp_path / "none") == []
     (tmp_path / "number.safetensors").write_bytes((1).to_bytes(8, "little") + b"3")
-    assert layer_names(tmp_path / "number.safetensors") == []
+    assert layers_of_file(tmp_path / "number.safetensors") == []
 
 
 @pytest.mark.skipif(not timm_models.is_installed(), reason="needs timm")

@@ -10,7 +10,7 @@ from tiny_data import make_lists
 from tiny_records import NAMES, NUM_STEPS, make_run, outputs
 from typer.testing import CliRunner
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.calibration.temperature import expected_calibration_error
 from ptkit.core.diagnosis.recorded import read_run
 from ptkit.core.diagnosis.rules import BY_NAME, RULES, findings, open_findings
@@ -78,7 +78,8 @@ def crushed(first, epochs):
 def test_a_healthy_run_has_no_finding(tmp_path):
     assert headlines(make_run(tmp_path / "run")) == []
     verdicts = {f.rule: f.verdict for f in findings(read_run(tmp_path / "run"))}
-    assert verdicts == {rule.name: "n/a" if rule.name == "too good" else "ok" for rule in RULES}
+    unknown = ("too good", "frozen statistics")
+    assert verdicts == {rule.name: "n/a" if rule.name in unknown else "ok" for rule in RULES}
 
 
 @pytest.mark.parametrize(
@@ -101,6 +102,7 @@ def test_a_healthy_run_has_no_finding(tmp_path):
             "FAIL dead units",
             every_epoch(activations={"conv1": {"units": 8, "dead": 8, "std": 0.0}}),
         ),
+        ("WARN frozen statistics", every_epoch(frozen_statistics={"bn1": 0.0, "bn2": 0.3})),
         ("WARN data-bound", every_epoch(wait_s=[0.02] * NUM_STEPS)),
     ],
 )
@@ -246,7 +248,8 @@ def test_labels_without_an_accuracy_are_judged_by_what_they_have(tmp_path):
     (folder / "valid_outputs.npz").unlink()
     verdicts = {f.rule: f.verdict for f in findings(read_run(folder))}
     without = {"softmax before the loss", "initial loss", "too good", "not learning", "collapse",
-               "overfitting that costs", "output bias", "label noise", "overconfident"}  # fmt: skip
+               "overfitting that costs", "output bias", "label noise", "overconfident",
+               "frozen statistics"}  # fmt: skip
     assert {rule for rule, verdict in verdicts.items() if verdict == "n/a"} == without
     assert headlines(folder) == []
 
@@ -292,3 +295,65 @@ def test_a_rule_is_explained_and_a_wrong_name_refused():
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     result = RUN.invoke(app, ["diagnose", str(tmp_path)])
     assert (result.exit_code, "is not a run folder" in result.stderr) == (3, True)
+
+
+def test_frozen_norms_that_stay_are_fine(tmp_path):
+    run = make_run(tmp_path / "run", every_epoch(frozen_statistics={"bn1": 0.0}))
+    verdicts = {f.rule: f.verdict for f in findings(read_run(run))}
+    assert verdicts["frozen statistics"] == "ok"
+    assert headlines(run) == []
+
+
+def test_a_loss_scaler_that_gave_up_has_no_step_and_is_told(tmp_path):
+    run = make_run(tmp_path / "run")
+    with (run / "layers.jsonl").open("a") as file:
+        file.write('{"kind": "diverged", "step": null, "where": null}\n')
+    (found,) = [f for f in findings(read_run(run)) if f.rule == "non-finite"]
+    assert found.verdict == "FAIL"
+    assert "however small the loss was scaled for fp16" in found.judgement.text
+    assert found.judgement.command.endswith("--precision bf16")
+
+
+def test_a_class_that_is_not_told_apart_yet_is_no_bias(tmp_path):
+    rng = np.random.default_rng(0)
+    # The right class leads by little, and one of the two by a little less.
+    lead = 0.04 * np.where(np.arange(200) < 100, 1, -1) + rng.normal(0, 0.02, 200) + 0.05
+    weak = np.stack([np.zeros(200), -lead], axis=1)
+    run = read_run(make_run(tmp_path / "run", values=weak))
+    (found,) = [f for f in findings(run) if f.rule == "output bias"]
+    assert (found.verdict, found.judgement.where) == ("INFO", ("1",))
+    assert "its mean probability is 48" in found.judgement.text
+
+
+def test_too_few_validation_images_cannot_tell_that_nothing_was_learned(tmp_path):
+    def few(first, epochs):
+        first["valid_counts"] = [13, 12]
+
+    columns = {"valid_accuracy": [0.5, 0.6, 0.64, 0.64, 0.64]}
+    run = make_run(tmp_path / "run", few, metrics=columns)
+    (found,) = [f for f in findings(read_run(run)) if f.rule == "not learning"]
+    assert found.verdict == "INFO"
+    assert found.judgement.text.endswith("25 images are too few to tell")
+
+
+def test_a_new_head_on_a_trained_body_may_go_further(tmp_path):
+    far = of_weight("fc.weight", "update", 2.0)
+    scratch = make_run(tmp_path / "scratch", far)
+    tuned = make_run(tmp_path / "tuned", far, config='[model]\nweights = "resnet18"\n')
+    assert "WARN layer imbalance" in headlines(scratch)
+    assert "WARN layer imbalance" not in headlines(tuned)
+
+
+def test_a_few_steps_that_a_loss_scaler_skipped_are_no_finding(tmp_path):
+    def skipped(first, epochs):
+        first["precision"] = "fp16"
+        epochs[0]["grad_norm"][:2] = [None, None]
+
+    assert headlines(make_run(tmp_path / "run", skipped)) == []
+
+
+def test_many_skipped_steps_are_one(tmp_path):
+    def skipped(first, epochs):
+        epochs[0]["grad_norm"][:12] = [None] * 12
+
+    assert headlines(make_run(tmp_path / "run", skipped)) == ["WARN non-finite"]

@@ -10,10 +10,12 @@ from tiny_sets import make_idx
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import app
+from ptkit.commands.app import app
 
 PAGE = (Path(__file__).parent.parent / "docs" / "files.md").read_text(encoding="utf-8")
 QUICK = ["--epochs", "1", "--set", "log.tensorboard=false", "--set", "log.pictures=false"]
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 EVERY_KIND = (
     "transforms",
     "losses",
@@ -34,11 +36,11 @@ COMMANDS = [
     ("train", ["train", *QUICK, "--set", "train.profile=true"]),
     ("train --seeds", ["train", *QUICK, "--seeds", "2", "--name", "seeds"]),
     ("compare", ["compare", "runs/1", "runs/seeds"]),
-    ("viz-weights", ["viz-weights", "ckpt.pkl"]),
+    ("viz-weights", ["viz-weights", "ckpt.pkl", "--layers", "conv1"]),
     ("viz-featuremaps", ["viz-featuremaps", "ckpt.pkl", "images/bar/test0.png"]),
     ("viz-featuremaps", ["viz-featuremaps", "ckpt.pkl", "--list"]),
     ("viz-transforms", ["viz-transforms", "images/bar/test0.png"]),
-    ("gradcam", ["gradcam", "ckpt.pkl", "images/bar"]),
+    ("gradcam", ["gradcam", "ckpt.pkl", "images/bar/test0.png"]),
     ("summary", ["summary", "ckpt.pkl"]),
     ("confmat", ["confmat", "ckpt.pkl", "bad.txt", "--on-bad", "skip"]),
     ("calibrate", ["calibrate", "runs/1", "valid.txt"]),

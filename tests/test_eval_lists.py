@@ -13,8 +13,8 @@ from torchvision.transforms import v2
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import app
-from ptkit.core.config_layers import parse_assignment, resolve
+from ptkit.commands.app import app
+from ptkit.core.config.layers import parse_assignment, resolve
 from ptkit.core.data.transforms.catalogue import build_transform
 from ptkit.core.data.transforms.completion import complete
 from ptkit.core.data.transforms.eval_lists import evaluation_of
@@ -304,9 +304,9 @@ def test_a_step_of_ones_own_is_never_judged_without_an_image(own):
 
 RUN = CliRunner()
 TINY = {
-    "data": {"train": "train.txt", "valid": "valid.txt"},
+    "data": {"train": "train.txt", "valid": "valid.txt", "workers": 1},
     "train": {"epochs": 1, "batch_size": 16},
-    "log": {"tensorboard": False, "pictures": False},
+    "log": {"tensorboard": False, "pictures": False, "layers": False},
 }
 
 
@@ -372,6 +372,11 @@ NOTHING_RANDOM = {
     "RandomHorizontalFlip(1.0)": ["RandomHorizontalFlip(1.0)"],
     "ColorJitter([2, 2])": ["ColorJitter([2, 2])"],
 }
+# A kind each of what makes a step certain; the others in the slow set.
+QUICK = {
+    *("RandomApply([RandomVerticalFlip()], p=0.0)", "RandomCrop(16)", "ColorJitter([2, 2])"),
+    "RandomChoice([Pad(2), RandomCrop(8)], p=[1, 0])",
+}
 RANDOM = [
     "RandomApply([Grayscale(3)])",
     "RandomApply([RandomVerticalFlip()], p=1.0)",
@@ -388,7 +393,9 @@ RANDOM = [
 
 
 @pytest.mark.usefixtures("here")
-@pytest.mark.parametrize("call", NOTHING_RANDOM)
+@pytest.mark.parametrize(
+    "call", [c if c in QUICK else pytest.param(c, marks=pytest.mark.slow) for c in NOTHING_RANDOM]
+)
 def test_eval_transforms_are_taken_if_nothing_is_random_in_them(call):
     found = calls_of(train({"eval_transforms": [call], "size": 16}))
     assert found[1:-2] == list(map(str, parse_all(NOTHING_RANDOM[call])))
@@ -428,13 +435,13 @@ def test_a_run_that_was_evaluated_otherwise_is_refused_with_what_to_pass():
 @pytest.mark.usefixtures("here")
 def test_a_checkpoint_runs_own_steps_only_when_they_are_named_again(own):
     step = f'Lambda("{own}:invert")'
-    result = train({"transforms": [step]}, epochs=4)
+    result = train({"transforms": [step]})
     checkpoint = str(result.checkpoint)
     refused = RUN.invoke(app, ["confmat", checkpoint, "valid.txt"])
     assert refused.exit_code == 4
     assert "names user code" in refused.stderr
     assert "again, each with a --transform" in refused.stderr
-    given = ["--transform", step, "--json"]
+    given = ["--transform", step, "--workers", "1", "--json"]
     found = RUN.invoke(app, ["confmat", checkpoint, "valid.txt", *given])
     accuracy = json.loads(found.stdout)["accuracy"]
     assert accuracy == pytest.approx(result.best["accuracy"])

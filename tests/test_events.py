@@ -16,7 +16,7 @@ from tensorboard.compat.proto.graph_pb2 import GraphDef
 from tensorboard.util.tensor_util import make_ndarray
 from torch import nn
 
-from ptkit.core.config import LogSettings
+from ptkit.core.config.settings import LogSettings
 from ptkit.core.errors import StorageError, UsageError
 from ptkit.core.training.events import Events, events_folder, write_images
 from ptkit.core.training.kernel_film import KernelFilm

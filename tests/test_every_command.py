@@ -9,7 +9,7 @@ from tiny_sets import make_idx
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import COMMANDS, app
+from ptkit.commands.app import COMMANDS, app
 
 SHORT = ["--epochs", "1", "--set", "log.tensorboard=false", "--set", "log.pictures=false"]
 # An empty folder.

@@ -72,7 +72,9 @@ def export(tmp_path, monkeypatch):
     return exported
 
 
-@pytest.mark.parametrize("call", ["whitenet", *list(TIMM)[1:3]])
+@pytest.mark.parametrize(
+    "call", ["whitenet", list(TIMM)[1], pytest.param(list(TIMM)[2], marks=pytest.mark.slow)]
+)
 def test_networks_of_several_kinds_agree_as_torchscript(export, call):
     assert export(call, ALL[call], to="torchscript").replayed.difference < 1e-5
 

@@ -24,7 +24,7 @@ def texts(figure):
 
 
 def channel_image(figure):
-    return figure.axes[2].images[0].get_array()
+    return figure.images[2].get_array()
 
 
 def test_channels_come_by_their_largest_maximum():
@@ -80,7 +80,7 @@ def test_layers_with_negative_values_use_the_diverging_map(images):
 
 def test_each_image_has_a_row_and_its_input_is_enlarged_without_smoothing(images):
     figure = draw(np.random.default_rng(0).random((2, 3, 4, 4)), images)
-    inputs = figure.axes[0].images[0].get_array()
+    inputs = figure.images[0].get_array()
     assert {tuple(color) for color in inputs.reshape(-1, 3).tolist()} == {
         *(tuple(color) for color in images.reshape(-1, 3).tolist()),
         (GAP_COLOR,) * 3,

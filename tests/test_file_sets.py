@@ -9,9 +9,9 @@ import pytest
 from tiny_data import make_lists
 from typer.testing import CliRunner
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core import file_sets
-from ptkit.core.config import DataSettings
+from ptkit.core.config.settings import DataSettings
 from ptkit.core.errors import DataError, StorageError
 from ptkit.core.file_sets import PENDING, alone_in, finish_replacing, replacing, unchanging
 from ptkit.core.training.setup_lists import read_lists

@@ -1,6 +1,7 @@
 """Training images are recognised by their bytes, however a run kept them."""
 
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,7 @@ from tiny_data import make_lists, write_list
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit import api
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.data import fingerprints as module
 from ptkit.core.data.fingerprints import fingerprints, hash_files
 from ptkit.core.data.keyed import Sampling
@@ -26,7 +26,8 @@ from ptkit.core.training.observers import Watcher
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
-QUICK = {"tensorboard": False, "pictures": False, "batch_size": 16, "epochs": 1}
+QUICK = {"tensorboard": False, "pictures": False, "log_layers": False, "model": "lenet",
+         "batch_size": 16, "epochs": 1}  # fmt: skip
 GOLDEN, MASK = 0x9E3779B97F4A7C15, (1 << 64) - 1
 
 
@@ -186,7 +187,7 @@ def test_finetuned_weights_remember_what_they_saw_before_also_after_resuming(her
     found = image_hashes(result.run / "last.pkl")
     assert found[:15] == expected_hashes("test.txt")
     assert found[15:] == sorted(expected_hashes())
-    assert api.evaluate(result.run, "train.txt").num_trained_on == 48
+    assert ptkit.evaluate(result.run, "train.txt").num_trained_on == 48
 
 
 class Warnings(Watcher):
@@ -210,21 +211,35 @@ def test_finetuning_warns_of_validation_images_that_the_weights_were_trained_on(
     ]
 
 
-@pytest.fixture
-def mixed(here):
-    """A checkpoint, and a list of the test images and copies of nine training images."""
-    result = ptkit.train(**QUICK)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run, and mixed.txt of the test images and copies of nine training images."""
+    folder = make_lists(tmp_path_factory.mktemp("mixed"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        ptkit.train(**QUICK)
+        write_mixed()
+    return folder
+
+
+def write_mixed():
     rows = [line.rsplit(" ", 1) for line in Path("test.txt").read_text().splitlines()]
     for number, line in enumerate(Path("train.txt").read_text().splitlines()[:9]):
         path, label = line.rsplit(" ", 1)
         Path(f"copy{number}.png").write_bytes(Path(path).read_bytes())
         rows.insert(2 * number, (f"copy{number}.png", label))
     write_list(Path("mixed.txt"), rows)
-    return result.checkpoint
+
+
+@pytest.fixture
+def mixed(folder, monkeypatch):
+    """The checkpoint, in the folder of the lists."""
+    monkeypatch.chdir(folder)
+    return Path("runs/1/ckpt.pkl")
 
 
 def test_confmat_counts_them_and_gives_the_accuracy_without_them(mixed):
-    found, honest = api.evaluate(mixed, "mixed.txt"), api.evaluate(mixed, "test.txt")
+    found, honest = ptkit.evaluate(mixed, "mixed.txt"), ptkit.evaluate(mixed, "test.txt")
     assert (found.num_trained_on, honest.num_trained_on) == (9, 0)
     assert found.unseen.accuracy == honest.accuracy
     assert np.array_equal(found.unseen.matrix, honest.matrix)
@@ -233,12 +248,16 @@ def test_confmat_counts_them_and_gives_the_accuracy_without_them(mixed):
     assert found.as_dict()["accuracy_without_trained_on"] == honest.accuracy
 
 
-def test_they_are_counted_right_where_a_bad_image_is_left_out(mixed):
+def test_they_are_counted_right_where_a_bad_image_is_left_out(folder, mixed, tmp_path, monkeypatch):
+    monkeypatch.chdir(shutil.copytree(folder, tmp_path / "own"))
     Path("copy0.png").write_bytes(b"")
-    found, honest = api.evaluate(mixed, "mixed.txt", on_bad="skip"), api.evaluate(mixed, "test.txt")
+    found, honest = (
+        ptkit.evaluate(mixed, "mixed.txt", on_bad="skip"),
+        ptkit.evaluate(mixed, "test.txt"),
+    )
     assert np.flatnonzero(found.trained_on).tolist() == list(range(1, 17, 2))
     assert np.array_equal(found.unseen.matrix, honest.matrix)
-    rows = api.predict(mixed, "mixed.txt").rows
+    rows = ptkit.predict(mixed, "mixed.txt").rows
     assert "error" in rows[0]
     assert [row["path"] for row in rows if row.get("trained_on")] == [
         f"copy{number}.png" for number in range(1, 9)
@@ -246,14 +265,14 @@ def test_they_are_counted_right_where_a_bad_image_is_left_out(mixed):
 
 
 def test_predict_marks_them(mixed):
-    rows = api.predict(mixed, "mixed.txt").rows
+    rows = ptkit.predict(mixed, "mixed.txt").rows
     assert [row["path"] for row in rows if row.get("trained_on")] == [
         f"copy{number}.png" for number in range(9)
     ]
 
 
 def test_of_a_list_of_training_images_nothing_is_left(mixed):
-    found = api.evaluate(mixed, "train.txt").as_dict()
+    found = ptkit.evaluate(mixed, "train.txt").as_dict()
     assert (found["num_trained_on"], found["accuracy_without_trained_on"]) == (48, None)
 
 
@@ -262,7 +281,7 @@ def test_a_checkpoint_from_before_says_nothing(mixed):
     del contents["data"]["image_hashes"]
     stamp = ("format", "format_version", "ptkit_version")
     save_checkpoint(Path("old.pkl"), {k: v for k, v in contents.items() if k not in stamp})
-    found = api.evaluate("old.pkl", "mixed.txt").as_dict()
+    found = ptkit.evaluate("old.pkl", "mixed.txt").as_dict()
     assert (found["num_trained_on"], found["accuracy_without_trained_on"]) == (None, None)
     assert read_weights(Path("old.pkl")).image_hashes is None
 

@@ -11,7 +11,7 @@ from tiny_data import make_lists
 from torch import nn
 
 import ptkit
-from ptkit.core.config_layers import read_toml, resolve
+from ptkit.core.config.layers import read_toml, resolve
 from ptkit.core.device import passing_look
 from ptkit.core.models.zoo import build_model
 from ptkit.core.parts.calls import parse

@@ -10,9 +10,9 @@ from PIL import Image
 from tiny_data import make_lists
 from typer.testing import CliRunner, Result
 
-from ptkit.cli import app
-from ptkit.core.config_dependents import _RESIZES
-from ptkit.core.config_layers import gather
+from ptkit.commands.app import app
+from ptkit.core.config.dependents import _RESIZES
+from ptkit.core.config.layers import gather
 from ptkit.core.data.transforms.catalogue import BY_NAME
 from ptkit.core.data.transforms.completion import (
     complete,

@@ -7,7 +7,7 @@ import torch
 from example_run import write_images
 from torchvision.models import resnet18
 
-from ptkit import api
+import ptkit
 from ptkit.core.errors import CheckpointError
 from ptkit.core.models.fitting import fit_bare_weights, with_stem
 from ptkit.core.models.locate import read_weights
@@ -91,7 +91,9 @@ def test_weights_without_a_head_are_refused(here):
         fit(body, "resnet8")
 
 
-@pytest.mark.parametrize("size", [16, 64, 224])
+@pytest.mark.parametrize(
+    "size", [16, *(pytest.param(size, marks=pytest.mark.slow) for size in (64, 224))]
+)
 def test_weights_of_a_7x7_convolution_get_the_stem_of_torchvision(here, size):
     torch.manual_seed(0)
     theirs = resnet18(num_classes=3).eval()
@@ -109,7 +111,7 @@ def test_a_stem_that_is_given_and_models_without_one_stay(here, call):
     assert with_stem(parse(call), weights) == (parse(call), ())
 
 
-@pytest.mark.parametrize("size", [32, 96])
+@pytest.mark.parametrize("size", [32, pytest.param(96, marks=pytest.mark.slow)])
 def test_weights_of_a_3x3_convolution_get_the_small_stem_at_any_size(here, size):
     theirs, _ = build_model("resnet18(stem='small')", num_classes=3, size=32, seed=0)
     found = fit(theirs.state_dict(), "resnet18", size)
@@ -132,9 +134,9 @@ def test_predict_confmat_and_summary_take_what_finetune_takes(here):
     saved = {f"model.{name}": t.half() for name, t in theirs.state_dict().items()}
     torch.save({"state_dict": saved | {"criterion.weight": torch.ones(3)}}, "theirs.ckpt")
     answers = {"model": "resnet18", "mean": "0.5,0.5,0.5", "std": "0.25,0.25,0.25", "size": 32}
-    found = api.predict("theirs.ckpt", paths, **answers)
+    found = ptkit.predict("theirs.ckpt", paths, **answers)
     theirs.load_state_dict({name.removeprefix("model."): t for name, t in saved.items()})
-    pipeline = api.load("theirs.ckpt", **answers).predict
+    pipeline = ptkit.load("theirs.ckpt", **answers).predict
     assert [row["class"] for row in pipeline(paths)] == [row["class"] for row in found.rows]
     assert found.notes == (
         "weights of theirs.ckpt: took the weights under state_dict",
@@ -142,4 +144,4 @@ def test_predict_confmat_and_summary_take_what_finetune_takes(here):
         "weights of theirs.ckpt: removed the prefix model. from the weights' names",
         "weights of theirs.ckpt: left 1 tensor of no layer (criterion.weight)",
     )
-    assert api.evaluate("theirs.ckpt", "test.txt", **answers).notes == found.notes
+    assert ptkit.evaluate("theirs.ckpt", "test.txt", **answers).notes == found.notes

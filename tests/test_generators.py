@@ -223,7 +223,7 @@ def images(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["from_numpy", "lazily"])
-@pytest.mark.parametrize("is_tried", [False, True])
+@pytest.mark.parametrize("is_tried", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_workers_do_not_change_what_own_generators_draw(own, images, name, is_tried):
     calls = [f'Lambda("{own}:{name}")', "ToTensor()"]
     pipeline, epochs = Pipeline.parse(calls), []

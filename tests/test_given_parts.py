@@ -9,7 +9,7 @@ from tiny_scans import listed, make_tree
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import app
+from ptkit.commands.app import app
 
 CLASSES = ("cat", "dog")
 

@@ -9,7 +9,7 @@ import pytest
 from tiny_data import make_lists
 from typer.testing import CliRunner
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core import file_sets
 from ptkit.core.errors import StorageError, UsageError
 from ptkit.core.training.holding import held

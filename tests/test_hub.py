@@ -11,7 +11,7 @@ import small_hub
 from PIL import Image as Picture
 from typer.testing import CliRunner, Result
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 
 datasets = pytest.importorskip("datasets", exc_type=ImportError)
 import pyarrow.parquet  # noqa: E402

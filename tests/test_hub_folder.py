@@ -18,7 +18,7 @@ from tiny_data import make_lists
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.calibration.strangers import fit_strangers
 from ptkit.core.errors import UsageError
 from ptkit.core.exporting.hub_folder import timm_geometry

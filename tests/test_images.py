@@ -1,6 +1,7 @@
 import contextlib
 import ctypes
 import errno
+import functools
 import io
 import multiprocessing
 import os
@@ -13,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps, features
@@ -406,6 +408,7 @@ def raw_profile(data):
     return f"\nexif\n{len(data):8}\n{data.hex()}\n".encode()
 
 
+@functools.cache
 def turned(orientation):
     """Return an image of each format with the orientation in each place where Pillow finds it."""
     plain, prefixed = tiff_header(orientation), b"Exif\0\0" + tiff_header(orientation)
@@ -901,7 +904,7 @@ EDITS = st.lists(
 )
 
 
-@settings(max_examples=1500, deadline=None, derandomize=True, database=None)
+@settings(max_examples=examples(500), deadline=None, derandomize=True, database=None)
 @given(seed=st.sampled_from(SEEDS), edits=EDITS, length=st.none() | st.floats(0, 1))
 def test_damaged_bytes_give_an_image_or_a_data_error(seed, edits, length):
     data = bytearray(seed)

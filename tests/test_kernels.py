@@ -22,7 +22,7 @@ def texts(figure):
 
 def largest_image(figure):
     return max(
-        (axes.images[0].get_array() for axes in figure.axes if axes.images),
+        (image.get_array() for image in figure.images),
         key=lambda image: image.size,
     )
 

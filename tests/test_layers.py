@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from ptkit.core.models.layers import layer_names
+from ptkit.core.models.layers import parameters_by_layer
 from ptkit.core.models.zoo import build_model
 
 
@@ -18,14 +18,14 @@ def modules(names):
 
 def starts(model):
     """Return the module of each layer's first parameter."""
-    return [names[0].rpartition(".")[0] for names in layer_names(model)]
+    return [names[0].rpartition(".")[0] for names in parameters_by_layer(model)]
 
 
 def test_lenet_has_five_layers_of_a_weight_and_a_bias():
     layers = [
         [f"{name}.weight", f"{name}.bias"] for name in ("conv1", "conv2", "fc1", "fc2", "fc3")
     ]
-    assert layer_names(built("lenet", 32)) == layers
+    assert parameters_by_layer(built("lenet", 32)) == layers
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_lenet_has_five_layers_of_a_weight_and_a_bias():
 )
 def test_a_resnet_is_its_stem_its_blocks_and_its_head(call, blocks):
     model = built(call, 32)
-    first, *middle, last = layer_names(model)
+    first, *middle, last = parameters_by_layer(model)
     assert first == ["conv1.weight", "bn1.weight", "bn1.bias"]
     assert middle == [
         [f"{block}.{n}" for n, _ in model.get_submodule(block).named_parameters()]
@@ -48,7 +48,7 @@ def test_a_resnet_is_its_stem_its_blocks_and_its_head(call, blocks):
 
 def test_a_transformer_is_its_patches_with_the_tokens_its_blocks_and_its_head():
     model = built("vit_b_16")
-    first, *blocks, head = layer_names(model)
+    first, *blocks, head = parameters_by_layer(model)
     assert first == ["class_token", "conv_proj.weight", "conv_proj.bias", "encoder.pos_embedding"]
     prefix = "encoder.layers.encoder_layer_"
     assert [
@@ -59,7 +59,7 @@ def test_a_transformer_is_its_patches_with_the_tokens_its_blocks_and_its_head():
 
 
 def test_vgg_has_a_layer_for_each_convolution_with_its_norm_and_each_linear_layer():
-    first, *_ = layers = layer_names(built("vgg11_bn"))
+    first, *_ = layers = parameters_by_layer(built("vgg11_bn"))
     assert modules(first) == ["features.0", "features.1"]
     assert len(layers) == 8 + 3
 
@@ -85,7 +85,7 @@ def test_other_families_come_apart_into_their_blocks(call, count, last_but_one, 
 )
 def test_every_parameter_is_in_exactly_one_layer(call):
     model = built(call)
-    layers = layer_names(model)
+    layers = parameters_by_layer(model)
     assert sorted(name for names in layers for name in names) == sorted(
         name for name, _ in model.named_parameters()
     )
@@ -100,20 +100,20 @@ def test_every_parameter_is_in_exactly_one_layer(call):
     ],
 )
 def test_a_wrapper_around_a_model_is_taken_apart(wrapped):
-    assert len(layer_names(wrapped(built("resnet18", 32)))) == 10
-    assert len(layer_names(wrapped(built("lenet", 32)))) == 5
+    assert len(parameters_by_layer(wrapped(built("resnet18", 32)))) == 10
+    assert len(parameters_by_layer(wrapped(built("lenet", 32)))) == 5
 
 
 def test_a_norm_goes_with_the_layer_before_it_and_a_first_one_with_the_next():
     model = nn.Sequential(
         nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Linear(4, 2)
     )
-    assert [modules(names) for names in layer_names(model)] == [["0", "1", "2"], ["4"]]
+    assert [modules(names) for names in parameters_by_layer(model)] == [["0", "1", "2"], ["4"]]
 
 
 def test_a_shared_layer_counts_where_it_comes_first():
     shared = nn.Linear(4, 4, bias=False)
-    assert layer_names(nn.Sequential(shared, nn.Linear(4, 4, bias=False), shared)) == [
+    assert parameters_by_layer(nn.Sequential(shared, nn.Linear(4, 4, bias=False), shared)) == [
         ["0.weight"],
         ["1.weight"],
     ]
@@ -122,7 +122,7 @@ def test_a_shared_layer_counts_where_it_comes_first():
 def test_a_weight_that_two_layers_share_belongs_to_the_first():
     first, second = nn.Linear(4, 4), nn.Linear(4, 4)
     second.weight = first.weight
-    assert layer_names(nn.Sequential(first, nn.Linear(4, 1), second)) == [
+    assert parameters_by_layer(nn.Sequential(first, nn.Linear(4, 1), second)) == [
         ["0.weight", "0.bias"],
         ["1.weight", "1.bias"],
         ["2.bias"],
@@ -130,6 +130,6 @@ def test_a_weight_that_two_layers_share_belongs_to_the_first():
 
 
 def test_models_of_one_layer_or_of_norms_only_have_one_layer_and_empty_ones_none():
-    assert layer_names(nn.Linear(2, 2)) == [["weight", "bias"]]
-    assert layer_names(nn.Sequential(nn.BatchNorm2d(2))) == [["0.weight", "0.bias"]]
-    assert layer_names(nn.ReLU()) == []
+    assert parameters_by_layer(nn.Linear(2, 2)) == [["weight", "bias"]]
+    assert parameters_by_layer(nn.Sequential(nn.BatchNorm2d(2))) == [["0.weight", "0.bias"]]
+    assert parameters_by_layer(nn.ReLU()) == []

@@ -51,7 +51,7 @@ def in_new_folder():
         yield Path(folder, "train.txt")
 
 
-@settings(max_examples=examples(200), deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(rows=ROWS)
 def test_every_path_comes_back_as_it_was_written(rows):
     with in_new_folder() as file:
@@ -82,7 +82,7 @@ NEARLY = st.lists(
 OF_ALL_LINES = ("names no images", "every line has an empty list of classes")
 
 
-@settings(max_examples=examples(300), deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(content=NEARLY.map(str.encode) | st.text(max_size=40).map(str.encode) | st.binary())
 def test_any_bytes_are_a_list_or_a_data_error_with_a_line(content):
     with in_new_folder() as file:

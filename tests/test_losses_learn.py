@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from ptkit.cli import app
-from ptkit.core.config_layers import resolve
+from ptkit.commands.app import app
+from ptkit.core.config.layers import resolve
 from ptkit.core.training.loop import fit
 from ptkit.core.training.observers import Unwatched
 from ptkit.core.training.setup import prepare

@@ -9,7 +9,7 @@ import pytest
 from tiny_data import make_lists
 from typer.testing import CliRunner
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.training.lr_find import RangeTest
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
@@ -43,7 +43,7 @@ def test_a_loss_that_only_rises_suggests_the_lowest_rate():
 
 
 def test_a_rate_is_suggested_and_nothing_is_trained(here):
-    done = invoke("--json")
+    done = invoke("--json", "--model", "lenet")
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert 1e-4 < found["lr"] <= found["largest"] <= 10

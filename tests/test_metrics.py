@@ -68,19 +68,19 @@ def test_areas_under_roc_are_scikit_learns_also_of_equal_probabilities(
 ) -> None:
     rng = np.random.default_rng(0)
     labels = np.arange(400) % num_classes
-    chances = rng.dirichlet(np.ones(num_classes), 400).astype(np.float32).round(digits)
-    chances[np.arange(400), labels] += 0.1 * rng.random(400).round(digits)
-    expected = [roc_auc_score(labels == k, chances[:, k]) for k in range(num_classes)]
-    assert areas_under_roc(labels, chances) == pytest.approx(expected, abs=1e-12)
-    shares = np.float64(chances) / chances.sum(axis=1, keepdims=True, dtype=np.float64)
+    probabilities = rng.dirichlet(np.ones(num_classes), 400).astype(np.float32).round(digits)
+    probabilities[np.arange(400), labels] += 0.1 * rng.random(400).round(digits)
+    expected = [roc_auc_score(labels == k, probabilities[:, k]) for k in range(num_classes)]
+    assert areas_under_roc(labels, probabilities) == pytest.approx(expected, abs=1e-12)
+    shares = np.float64(probabilities) / probabilities.sum(axis=1, keepdims=True, dtype=np.float64)
     macro = roc_auc_score(labels, shares[:, 1] if num_classes == 2 else shares, multi_class="ovr")
     assert mean_of_known(areas_under_roc(labels, shares)) == pytest.approx(macro, abs=1e-12)
 
 
 def test_a_class_of_no_image_or_of_all_has_no_area() -> None:
-    chances = np.array([[0.7, 0.3, 0.0], [0.4, 0.6, 0.0]], np.float32)
-    np.testing.assert_equal(areas_under_roc(np.array([0, 1]), chances), [1.0, 1.0, np.nan])
-    assert np.isnan(areas_under_roc(np.array([1, 1]), chances)).all()
+    probabilities = np.array([[0.7, 0.3, 0.0], [0.4, 0.6, 0.0]], np.float32)
+    np.testing.assert_equal(areas_under_roc(np.array([0, 1]), probabilities), [1.0, 1.0, np.nan])
+    assert np.isnan(areas_under_roc(np.array([1, 1]), probabilities)).all()
 
 
 @pytest.mark.parametrize(("right", "total"), [(0, 5), (147, 153), (98, 98), (1, 2)])

@@ -8,7 +8,7 @@ from tiny_data import make_lists
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.data.moved import moved_prefix, replaced
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")

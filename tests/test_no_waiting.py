@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_data import make_lists
 
-from ptkit.core.config_layers import resolve
+from ptkit.core.config.layers import resolve
 from ptkit.core.training.loop import Progress, fit
 from ptkit.core.training.observers import Unwatched
 from ptkit.core.training.optimization.optimizers import USUAL_RATES

@@ -14,7 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import app
+from ptkit.commands.app import app
 
 ROOT = Path(__file__).parent.parent
 RUN = CliRunner()

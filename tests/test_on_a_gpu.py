@@ -10,7 +10,7 @@ import torch
 from tiny_data import make_lists
 from torch import Tensor
 
-from ptkit.core.config_layers import read_recipe, recipe_names, resolve
+from ptkit.core.config.layers import read_recipe, recipe_names, resolve
 from ptkit.core.errors import UsageError
 from ptkit.core.training.loop import fit, train_epoch
 from ptkit.core.training.observers import Unwatched

@@ -12,7 +12,7 @@ from tiny_onnx import graph, probabilities, write_onnx
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.data import images
 from ptkit.core.errors import CheckpointError, DataError, UsageError
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ptkit.core.config import SchedulerSettings
+from ptkit.core.config.settings import SchedulerSettings
 from ptkit.core.parts.calls import parse
 from ptkit.core.training.optimization.optimizers import (
     OPTIMIZERS,

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from ptkit.core.errors import UsageError
-from ptkit.core.models.layers import layer_names
+from ptkit.core.models.layers import parameters_by_layer
 from ptkit.core.models.lenet import lenet
 from ptkit.core.models.resnet import resnet8
 from ptkit.core.parts.calls import parse
@@ -40,7 +40,7 @@ def test_each_layer_has_a_share_of_the_next_ones_rate(model: nn.Module) -> None:
 @pytest.mark.parametrize("build", [lenet, resnet8])
 def test_every_parameter_has_the_rate_of_its_layer(build) -> None:  # type: ignore[no-untyped-def]
     model = build(num_classes=3)
-    layers = layer_names(model)
+    layers = parameters_by_layer(model)
     expected = {
         name: 0.5 ** (len(layers) - k) for k, names in enumerate(layers, start=1) for name in names
     }

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.errors import CheckpointError
 from ptkit.core.models.checkpoints import read_checkpoint, rebuild, save_checkpoint
 from ptkit.core.models.weight_files import read_weight_file

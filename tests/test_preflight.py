@@ -10,7 +10,7 @@ from tiny_data import make_lists
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import app
+from ptkit.commands.app import app
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 

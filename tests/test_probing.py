@@ -18,7 +18,7 @@ from torchvision.models import resnet50
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.data.loading import entries
 from ptkit.core.errors import CheckpointError, InterruptedRunError, StorageError, UsageError
 from ptkit.core.models.checkpoints import read_checkpoint
@@ -37,6 +37,7 @@ from ptkit.core.training.tasks.metrics import share_text
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 QUIET = {"tensorboard": False, "pictures": False}
+QUIETLY = ["--set", "log.tensorboard=false", "--set", "log.pictures=false"]
 GENERATOR = torch.Generator().manual_seed(0)
 LABELS = torch.arange(60) % 3
 # On other scales, and one that never changes.
@@ -148,7 +149,8 @@ def test_a_probe_is_a_run_in_which_only_the_head_changes(here):
     assert "accuracy on the validation images by the number of training images: 5: " in lines
     assert 'always "bar" 33.3%' in lines
     assert "optimizer" not in lines
-    assert Path("runs/probed/confusion.png").exists()
+    for name in ("confusion.png", "data_budget.png"):
+        assert Path("runs/probed", name).exists()
 
 
 @pytest.mark.slow
@@ -193,7 +195,8 @@ def test_a_probe_needs_weights(here):
 def test_a_list_of_one_image_a_class_is_enough(here):
     lines = Path("train.txt").read_text().splitlines(keepends=True)
     Path("train.txt").write_text("".join(lines[:3]))
-    result = CliRunner().invoke(app, ["probe", "--backbone", "runs/body", "--batch-size", "2"])
+    words = ["probe", "--backbone", "runs/body", "--batch-size", "2", *QUIETLY]
+    result = CliRunner().invoke(app, words)
     assert result.exit_code == 0
     assert "number of training images: 3: " in result.stdout
     assert "twice as many" not in result.stdout
@@ -283,6 +286,7 @@ def test_the_vote_of_neighbours_is_told_and_recorded(here):
 
 def test_features_are_kept_for_the_next_time(here, monkeypatch):
     first = ptkit.probe("runs/body", name="one", **QUIET)
+    assert Path("runs/one/data_budget.png") in first.files
     monkeypatch.setattr(probe_features, "features", None)  # it would have to be called
     second = ptkit.probe("runs/body", name="two", **QUIET)
     assert torch.equal(head_of(first), head_of(second))
@@ -353,11 +357,6 @@ def test_features_stand_before_the_head(here):
     assert found.shape == (2, 64)
 
 
-def test_the_picture_of_the_budget_is_drawn(here):
-    found = ptkit.probe("runs/body", name="one", tensorboard=False)
-    assert Path("runs/one/data_budget.png") in found.files
-
-
 @pytest.mark.parametrize("place", ["features of", "cross-validation", "heads of fewer images"])
 def test_an_interrupted_probe_stops_between_batches_and_heads(here, place):
     class Interrupting(Unwatched):
@@ -387,7 +386,7 @@ def test_bare_weights_are_probed_with_the_model_that_is_named(here):
     words = ["probe", "--backbone", "bare.pth", "--model", "resnet8", "--set", "data.on_bad=skip"]
     Path("broken.png").write_bytes(b"no image")
     Path("train.txt").write_text(Path("train.txt").read_text() + "broken.png 0\n")
-    result = CliRunner().invoke(app, [*words, "--name", "bare"])
+    result = CliRunner().invoke(app, [*words, "--name", "bare", *QUIETLY])
     assert result.exit_code == 0, result.stderr
     assert "left out: " in result.stderr
     assert Path("runs/bare/skipped.txt").read_text().count("\n") == 1

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_data import make_lists
 
-from ptkit.core.config_layers import resolve
+from ptkit.core.config.layers import resolve
 from ptkit.core.training.observers import Unwatched
 from ptkit.core.training.profiling import BETWEEN, STEP, DeviceStopwatch, Profile, Stopwatch
 from ptkit.core.training.session import run

@@ -11,9 +11,9 @@ import torch
 from tiny_data import make_lists
 from typer.testing import CliRunner
 
-from ptkit.cli import app
-from ptkit.core.config import FLAGS, KEYWORDS
-from ptkit.core.config_layers import gather, read_recipe, recipe_names, recipe_text, resolve
+from ptkit.commands.app import app
+from ptkit.core.config.layers import gather, read_recipe, recipe_names, recipe_text, resolve
+from ptkit.core.config.settings import FLAGS, KEYWORDS
 from ptkit.core.errors import PtkitError, UsageError
 from ptkit.core.training.observers import Unwatched
 from ptkit.core.training.session import run

@@ -8,8 +8,8 @@ from PIL import Image
 from tiny_data import make_lists, write_list
 from typer.testing import CliRunner
 
-from ptkit.cli import app
-from ptkit.core.config import DataSettings
+from ptkit.commands.app import app
+from ptkit.core.config.settings import DataSettings
 from ptkit.core.errors import DataError
 from ptkit.core.training.setup_lists import read_lists
 from ptkit.looking.label_review import draw_review, review_labels, write_relabelling

@@ -13,7 +13,7 @@ from tiny_data import make_lists
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.errors import (
     CheckpointError,
     DataError,
@@ -27,6 +27,7 @@ from ptkit.core.training.observers import Watcher
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 QUICK = {
+    "model": "lenet()",
     "epochs": 2,
     "batch_size": 16,
     "device": "cpu",
@@ -34,10 +35,12 @@ QUICK = {
     "graph": False,
     "histograms": False,
 }
+BARE = QUICK | {"tensorboard": False}
 # In as many layouts as states may have.
 RUNS = {
-    "plain": {"augment": "natural", "histograms": True},
+    "plain": {"model": "resnet8()", "augment": "natural", "histograms": True},
     "averaged": {
+        "model": "resnet8()",
         "ema": 0.9,
         "accumulate": 2,
         "batch_size": 8,
@@ -48,6 +51,7 @@ RUNS = {
         "workers": 2,
     },
     "mixed": {
+        "model": "resnet8()",
         "transforms": ["RandomChoice([MixUp(), CutMix()])"],
         "optimizer": "Muon()",
         "scheduler": "ReduceLROnPlateau(patience=0)",
@@ -198,7 +202,7 @@ def test_a_run_of_which_nothing_was_saved_begins_again(here):
 def test_ctrl_c_has_its_exit_code_and_says_how_to_go_on(here):
     watch = Interrupter(at={(1, 2)}, number=signal.SIGINT)
     with pytest.raises(InterruptedRunError) as caught:
-        ptkit.train(**QUICK, name="cut", watch=watch)
+        ptkit.train(**BARE, name="cut", watch=watch)
     assert caught.value.exit_code == 130
     assert read_checkpoint(Path("runs/cut/last.pkl"))["train"]["step_in_epoch"] == 2
     result = CliRunner().invoke(app, ["train", "--resume", "runs/cut"])
@@ -218,7 +222,7 @@ def test_pictures_that_were_interrupted_are_drawn_by_resuming(here, monkeypatch)
         with pytest.raises(
             InterruptedRunError, match=r"while the last pictures were drawn; .* --resume runs/cut"
         ):
-            ptkit.train(**QUICK, name="cut")
+            ptkit.train(**BARE, name="cut")
     before = Path("runs/cut/last.pkl").read_bytes()
     ptkit.train(resume="runs/cut")
     assert Path("runs/cut/confusion.png").exists()
@@ -229,7 +233,7 @@ def test_pictures_that_were_interrupted_are_drawn_by_resuming(here, monkeypatch)
 
 def test_a_run_that_stopped_early_is_asked_for_more_patience(here):
     still = {"model": "lenet()", "optimizer": "SGD()", "lr": 1e-20, "epochs": 5, "patience": 1}
-    assert ptkit.train(**QUICK | still, name="one").epochs == 2
+    assert ptkit.train(**BARE | still, name="one").epochs == 2
     with pytest.raises(UsageError, match=r"stopped early after 2 epochs: .*train\.patience=2"):
         ptkit.train(resume="runs/one")
     assert ptkit.train(resume="runs/one", patience=2).epochs == 3
@@ -249,7 +253,7 @@ def test_the_state_is_saved_every_so_many_steps(here, every, expected):
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ptkit.train(**QUICK, save_every=every, name="cut", watch=Killed())
+        ptkit.train(**BARE, save_every=every, name="cut", watch=Killed())
     train = read_checkpoint(Path("runs/cut/last.pkl"))["train"]
     assert (train["epoch"], train["step_in_epoch"]) == expected
 
@@ -274,7 +278,7 @@ def test_a_damaged_state_is_replaced_by_the_one_before_it(here, damage):
 
 
 def test_a_run_whose_states_are_all_damaged_or_gone_is_refused(here):
-    ptkit.train(**QUICK, name="one")
+    ptkit.train(**BARE, name="one")
     for file in ("last.pkl", "previous.pkl"):
         Path("runs/one", file).write_bytes(b"PK\3\4")
     with pytest.raises(CheckpointError, match=r"last\.pkl"):
@@ -292,13 +296,13 @@ def test_a_folder_that_is_moved_ends_the_run_and_is_not_made_again(here):
                 Path("runs/one").rename("runs/moved")
 
     with pytest.raises(StorageError, match="the run folder runs/one was moved or removed while"):
-        ptkit.train(**QUICK, name="one", watch=Mover())
+        ptkit.train(**BARE, name="one", watch=Mover())
     assert os.listdir("runs") == ["moved"]
     assert ptkit.train(resume="runs/moved").epochs == 2
 
 
 def test_other_settings_are_refused_before_images_are_read(here):
-    ptkit.train(**QUICK, name="one")
+    ptkit.train(**BARE, name="one")
     for file in Path("images").rglob("*.png"):
         file.unlink()
     with pytest.raises(UsageError, match=r"but train\.batch_size is 8, was 16"):
@@ -307,7 +311,7 @@ def test_other_settings_are_refused_before_images_are_read(here):
 
 @pytest.mark.parametrize("cache", ["ram", "off"])
 def test_changed_images_are_noticed(here, cache):
-    ptkit.train(**QUICK, cache=cache, name="one")
+    ptkit.train(**BARE, cache=cache, name="one")
     image = Path("images/bar/train0.png")
     with Image.open(image) as picture:
         ImageOps.mirror(picture).save(image)
@@ -319,7 +323,7 @@ def test_changed_images_are_noticed(here, cache):
 
 def test_a_longer_run_keeps_its_warm_up_and_says_that_its_rates_were_others(here):
     watch = Interrupter(at=())
-    ptkit.train(**QUICK, warmup=0.5, name="one")
+    ptkit.train(**BARE, warmup=0.5, name="one")
     ptkit.train(resume="runs/one", epochs=4, watch=watch)
     assert (
         "resuming runs/one after epoch 2: same samples and augmentations; the rates so far were not"
@@ -333,7 +337,7 @@ def test_a_longer_run_keeps_its_warm_up_and_says_that_its_rates_were_others(here
 
 
 def test_a_run_that_was_compiled_may_go_on_without_and_says_so(here):
-    ptkit.train(**QUICK)
+    ptkit.train(**BARE)
     file = Path("runs/1/config.toml")
     file.write_text(file.read_text().replace("compile = false", "compile = true"))
     for name in ("last.pkl", "previous.pkl"):

@@ -9,7 +9,7 @@ from tiny_data import make_lists
 from torch import nn
 from typer.testing import CliRunner
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.errors import CheckpointError
 from ptkit.core.models.checkpoints import read_checkpoint
 from ptkit.core.training.optimization.saved_states import fault_of_optimizer

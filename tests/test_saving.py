@@ -11,6 +11,7 @@ from ptkit.core.errors import UsageError
 from ptkit.plots import fonts
 from ptkit.plots.fonts import class_labels, drawable, fitted, text_width, wrapped
 from ptkit.plots.saving import PictureFolder, file_names, pixels, save_figure
+from ptkit.plots.style import new_page
 from ptkit.plots.tiles import resized
 
 
@@ -40,6 +41,19 @@ def test_saved_figure_holds_the_pixels(tmp_path, figure):
 def test_same_figure_gives_the_same_bytes(tmp_path, figure):
     first = save_figure(figure, tmp_path / "a.png").read_bytes()
     assert save_figure(figure, tmp_path / "a.png").read_bytes() == first
+
+
+def test_an_image_and_its_frame_are_at_their_place_pixel_by_pixel():
+    page = new_page(440, 60, title="")
+    image = np.random.default_rng(0).integers(0, 200, (20, 30, 3), dtype=np.uint8)
+    page.image(image, 50, 7)
+    page.frame(100, 7, 30, 20, color="#ff0000", linewidth=1)
+    drawn = pixels(page.figure)[page.top :, page.left :]
+    assert np.array_equal(drawn[7:27, 50:80], image)
+    rows, columns = np.nonzero(drawn[..., 1] < 128)
+    is_frame = columns >= 90
+    corners = [f(of[is_frame]) for of in (rows, columns) for f in (np.min, np.max)]
+    assert np.abs(np.array(corners) - [7, 27, 100, 130]).max() <= 1
 
 
 def test_second_run_removes_what_the_first_one_wrote_and_nothing_else(tmp_path):

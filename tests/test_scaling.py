@@ -10,7 +10,7 @@ import torch
 from tiny_data import make_lists
 from torch import nn
 
-from ptkit.core.config_layers import resolve
+from ptkit.core.config.layers import resolve
 from ptkit.core.device import choose_dtype, precision_of
 from ptkit.core.errors import DivergedError, UsageError
 from ptkit.core.models.zoo import build_model

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ptkit.core.config import SchedulerSettings
+from ptkit.core.config.settings import SchedulerSettings
 from ptkit.core.errors import UsageError
 from ptkit.core.parts.calls import parse
 from ptkit.core.training.optimization.optimizers import build_optimizer

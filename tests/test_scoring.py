@@ -56,13 +56,13 @@ def test_the_metrics_of_one_class_an_image_are_scikit_learns(digits: int) -> Non
     outputs = torch.from_numpy(rng.normal(size=(90, 9)).astype(np.float32).round(digits))
     batches = zip(outputs.split(40), labels.split(40), strict=True)
     found = metrics_of(Task(SINGLE, "softmax"), 9, *batches, also=tuple(METRICS[SINGLE]))
-    chances, answers = outputs.softmax(1).numpy(), outputs.argmax(1)
+    probabilities, answers = outputs.softmax(1).numpy(), outputs.argmax(1)
     assert found == {
         "accuracy": pytest.approx(accuracy_score(labels, answers)),
         "macro_f1": pytest.approx(f1_score(labels, answers, average="macro")),
         "balanced_accuracy": pytest.approx(balanced_accuracy_score(labels, answers)),
-        "auroc": pytest.approx(roc_auc_score(labels, chances, multi_class="ovr"), abs=1e-7),
-        "top5": pytest.approx(top_k_accuracy_score(labels, chances, k=5)),
+        "auroc": pytest.approx(roc_auc_score(labels, probabilities, multi_class="ovr"), abs=1e-7),
+        "top5": pytest.approx(top_k_accuracy_score(labels, probabilities, k=5)),
     }
 
 

@@ -9,9 +9,10 @@ import torch
 from tiny_data import make_lists
 from typer.testing import CliRunner
 
-from ptkit.cli import app
+from ptkit import finetune_series, train, train_series
+from ptkit.commands.app import app
 from ptkit.core.data.loading import keeping
-from ptkit.core.errors import InterruptedRunError
+from ptkit.core.errors import InterruptedRunError, UsageError
 from ptkit.core.training import session
 
 QUICK = ["--epochs", "1", "--batch-size", "16", "--set", "log.tensorboard=false",
@@ -154,3 +155,40 @@ def test_resuming_a_series_takes_no_settings():
     result = ptkit("train", "--resume", "runs/x", "--lr", "1")
     assert result.exit_code == 2
     assert "continues with the runs' own settings: leave out --lr" in result.stderr
+
+
+PLAIN = {"epochs": 1, "batch_size": 16, "tensorboard": False, "pictures": False}
+
+
+def test_seeds_in_python_are_those_of_the_command(here):
+    found = train_series(seeds=2, seed=5, name="x", link=None, **PLAIN)
+    assert [run.name for run in found.setting.runs] == ["runs/x/seed-5", "runs/x/seed-6"]
+    assert json.loads(json.dumps(found.as_dict())) == json.loads(
+        Path("runs/x/summary.json").read_text()
+    )
+    assert found.checkpoint.is_file()
+    assert not Path("ckpt.pkl").exists()
+    assert train_series(resume="runs/x", link="best.pkl").as_dict() == found.as_dict()
+    assert Path("best.pkl").resolve() == (here / found.checkpoint).resolve()
+
+
+def test_folds_in_python_have_their_own_lists(folds):
+    found = train_series(folds=folds, name="cv", **PLAIN)
+    assert [run.folder.name for run in found.setting.runs] == ["fold-1", "fold-2"]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: train(seeds=3), "seeds makes several runs: ptkit.train_series(seeds=...)"),
+        (train_series, "a series needs folds, or seeds=2 and more; found seeds=None"),
+        (lambda: train_series(seeds=1), "found seeds=1"),
+        (lambda: train_series(seeds=2, folds="f"), "cannot be combined"),
+        (lambda: train_series(seeds=2, preflight=True), "--preflight is for one run"),
+        (lambda: finetune_series("x.pkl", seeds=2, epoch=1), "no setting is called epoch"),
+    ],
+)
+def test_series_in_python_that_make_no_sense_are_errors(call, message):
+    with pytest.raises(UsageError) as caught:
+        call()
+    assert message in str(caught.value)

@@ -18,8 +18,8 @@ from tiny_data import CLASS_NAMES, make_lists
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import app
-from ptkit.core.config_layers import read_toml, resolve
+from ptkit.commands.app import app
+from ptkit.core.config.layers import read_toml, resolve
 from ptkit.core.errors import (
     DataError,
     DivergedError,
@@ -39,9 +39,12 @@ from ptkit.looking.end_of_run import write_summaries
 
 TINY = {
     "data": {"train": "train.txt", "valid": "valid.txt"},
+    "model": {"call": "lenet()"},
     "train": {"epochs": 3, "batch_size": 16},
     "log": {"tensorboard": False, "pictures": False},
 }
+# It has BatchNorm, and is what images of 16×16 get where no model is named.
+RESNET = {"model": {"call": "resnet8()"}}
 
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
@@ -101,7 +104,6 @@ def start(
         resolve(TINY, *layers),
         watch=watch or Listener(),
         place=Place(name=name),
-        at_end=write_summaries,
         **arguments,
     )
 
@@ -118,7 +120,7 @@ def are_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def test_a_run_learns_and_leaves_its_files(here: Path) -> None:
-    result = start({"train": {"epochs": 8}})
+    result = start(RESNET, {"train": {"epochs": 8}}, at_end=write_summaries)
     assert result.best["accuracy"] > 0.9
     assert result.run == Path("runs/1")
     names = {file.name for file in result.run.iterdir()}
@@ -135,7 +137,7 @@ def test_a_run_learns_and_leaves_its_files(here: Path) -> None:
 
 
 def test_the_metrics_are_those_of_the_predictions(here: Path) -> None:
-    result = start()
+    result = start(at_end=write_summaries)
     with (result.run / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
@@ -150,7 +152,7 @@ def test_the_metrics_are_those_of_the_predictions(here: Path) -> None:
 
 def test_validation_counts_every_image_once_whatever_the_batch(here: Path) -> None:
     watch = Listener()
-    result = start({"train": {"batch_size": 4}}, watch=watch)
+    result = start({"train": {"batch_size": 4}}, watch=watch, at_end=write_summaries)
     with (result.run / "valid_predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     right = sum(row["true"] == row["predicted"] for row in rows)
@@ -192,7 +194,7 @@ def test_the_saved_config_repeats_the_run(here: Path) -> None:
 
 def test_the_best_epoch_is_kept_and_patience_ends_the_run(here: Path) -> None:
     watch = Listener()
-    result = start({"train": {"epochs": 60, "patience": 2}}, watch=watch)
+    result = start(RESNET, {"train": {"epochs": 60, "patience": 2}}, watch=watch)
     scores = [(r.valid["accuracy"], -r.valid_loss) for r in watch.results]
     assert result.best["epoch"] == scores.index(max(scores)) + 1
     assert len(watch.results) == result.best["epoch"] + 2
@@ -233,7 +235,8 @@ def test_mixed_images_have_no_training_accuracy(here: Path) -> None:
 def test_tensorboard_events_hold_every_chart(here: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    result = start({"log": {"tensorboard": True}, "train": {"epochs": 2}})
+    more = {"log": {"tensorboard": True}, "train": {"epochs": 2}}
+    result = start(RESNET, more, at_end=write_summaries)
     events = EventAccumulator(
         str(result.run / "tensorboard"), size_guidance={"histograms": 0}
     ).Reload()
@@ -256,7 +259,8 @@ def test_tensorboard_events_hold_every_chart(here: Path) -> None:
     "layer",
     [
         {"optimizer": {"call": "LBFGS(max_iter=2)"}, "train": {"batch_size": 24}},
-        {"optimizer": {"call": "Rprop()"}, "scheduler": {"call": 'LambdaLR("0.5 ** epoch")'}},
+        RESNET
+        | {"optimizer": {"call": "Rprop()"}, "scheduler": {"call": 'LambdaLR("0.5 ** epoch")'}},
     ],
 )
 def test_an_interrupted_run_ends_with_the_same_bytes(layer: dict[str, Any], here: Path) -> None:
@@ -607,7 +611,7 @@ def rows_of_metrics(result: RunResult) -> list[dict[str, str]]:
 def test_several_labels_are_learned(here: Path) -> None:
     # A cross is a bar and a beam.
     write_labels(here, {0: "0,", 1: "0,1", 2: "2"})
-    result = start({"train": {"epochs": 10}})
+    result = start(RESNET, {"train": {"epochs": 10}})
     assert result.best["map"] > 0.9
     row = rows_of_metrics(result)[-1]
     assert row["valid_accuracy"] == ""
@@ -617,7 +621,7 @@ def test_several_labels_are_learned(here: Path) -> None:
 def test_numbers_are_learned_in_their_own_units(here: Path) -> None:
     write_labels(here, {0: "-100.5", 1: "20.0", 2: "300.0"})
     (here / "classes.txt").unlink()
-    result = start({"train": {"epochs": 10}})
+    result = start(RESNET, {"train": {"epochs": 10}})
     assert result.best["r2"] > 0.8
     assert 1 < result.best["mae"] < 100
     contents = torch.load(result.checkpoint, weights_only=True)
@@ -625,9 +629,8 @@ def test_numbers_are_learned_in_their_own_units(here: Path) -> None:
 
 
 def test_an_embedding_is_learned_and_knows_the_place_of_each_class(here: Path) -> None:
-    result = start(
-        {"loss": {"call": "TripletMarginLoss()", "embedding": 8}, "train": {"epochs": 8}}
-    )
+    loss = {"call": "TripletMarginLoss()", "embedding": 8}
+    result = start(RESNET, {"loss": loss, "train": {"epochs": 8}})
     assert result.best["accuracy"] > 0.8
     contents = torch.load(result.checkpoint, weights_only=True)
     assert contents["task"]["class_means"].shape == (3, 8)
@@ -647,7 +650,8 @@ def test_lists_of_different_kinds_are_refused(here: Path) -> None:
 
 
 def test_the_average_of_the_weights_is_what_is_evaluated_and_saved(here: Path) -> None:
-    plain, averaged = start(name="plain"), start({"train": {"ema": 0.9}}, name="averaged")
+    plain = start(RESNET, name="plain")
+    averaged = start(RESNET, {"train": {"ema": 0.9}}, name="averaged")
     last = torch.load(averaged.run / "last.pkl", weights_only=True)
     assert are_equal(last["train"]["raw_state_dict"], weights(plain.run / "last.pkl"))
     assert not torch.equal(
@@ -658,14 +662,19 @@ def test_the_average_of_the_weights_is_what_is_evaluated_and_saved(here: Path) -
 @pytest.mark.slow
 def test_a_group_trains_from_its_epoch_on(here: Path) -> None:
     result = start(
-        {"optimizer": {"groups": ["layer1: unfreeze=3"]}, "train": {"epochs": 3}}, name="late"
+        RESNET,
+        {"optimizer": {"groups": ["layer1: unfreeze=3"]}, "train": {"epochs": 3}},
+        name="late",
     )
     frozen = start(
-        {"optimizer": {"groups": ["layer1: frozen"]}, "train": {"epochs": 3}}, name="frozen"
+        RESNET,
+        {"optimizer": {"groups": ["layer1: frozen"]}, "train": {"epochs": 3}},
+        name="frozen",
     )
     first, never = weights(result.run / "last.pkl"), weights(frozen.run / "last.pkl")
     assert not any(torch.equal(first[key], never[key]) for key in first if key.endswith("weight"))
     early = start(
+        RESNET,
         {"optimizer": {"groups": ["layer1: unfreeze=3"]}, "train": {"epochs": 4, "patience": None}},
         name="e",
     )
@@ -681,7 +690,10 @@ def test_layers_near_the_input_learn_at_lower_rates(here: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_with_late_groups_and_an_average_goes_on_exactly(here: Path) -> None:
-    layer = {"optimizer": {"groups": ["layer1: unfreeze=2"]}, "train": {"epochs": 4, "ema": 0.9}}
+    layer = RESNET | {
+        "optimizer": {"groups": ["layer1: unfreeze=2"]},
+        "train": {"epochs": 4, "ema": 0.9},
+    }
     whole = start(layer, name="whole")
     with pytest.raises(PowerCutError):
         start(layer, watch=Listener(die_at=(3, 2)), name="cut")
@@ -708,7 +720,7 @@ def test_a_run_with_late_groups_and_an_average_goes_on_exactly(here: Path) -> No
             "for these labels, found 'map'",
         ),
         (
-            {"optimizer": {"groups": ["layer1: unfreeze=9"]}},
+            RESNET | {"optimizer": {"groups": ["layer1: unfreeze=9"]}},
             "unfrozen at epoch 9, but the run has 3 epochs",
         ),
     ],
@@ -754,7 +766,11 @@ def test_whitened_images_are_not_normalised_and_the_checkpoint_needs_no_file(her
 
 @pytest.mark.slow
 def test_crops_are_trained_one_by_one_and_evaluated_by_their_mean(here: Path) -> None:
-    result = start({"data": {"transforms": ["FiveCrop(12)"]}, "train": {"epochs": 2}})
+    result = start(
+        RESNET,
+        {"data": {"transforms": ["FiveCrop(12)"]}, "train": {"epochs": 2}},
+        at_end=write_summaries,
+    )
     contents = torch.load(result.checkpoint, weights_only=True)
     assert contents["pipeline"]["calls"][:2] == ["Resize((16, 16))", "FiveCrop(12)"]
     with (result.run / "valid_predictions.csv").open() as file:
@@ -763,7 +779,10 @@ def test_crops_are_trained_one_by_one_and_evaluated_by_their_mean(here: Path) ->
 
 @pytest.mark.slow
 def test_an_embedding_goes_on_exactly_with_the_places_of_its_best_weights(here: Path) -> None:
-    layer = {"loss": {"call": "TripletMarginLoss()", "embedding": 4}, "train": {"epochs": 5}}
+    layer = RESNET | {
+        "loss": {"call": "TripletMarginLoss()", "embedding": 4},
+        "train": {"epochs": 5},
+    }
     whole = start(layer, name="whole")
     with pytest.raises(PowerCutError):
         start(layer, watch=Listener(die_at=(5, 1)), name="cut")

@@ -4,7 +4,7 @@ import pytest
 from tiny_data import CLASS_NAMES, make_lists
 
 import ptkit
-from ptkit.core.config import DataSettings
+from ptkit.core.config.settings import DataSettings
 from ptkit.core.errors import DataError
 from ptkit.core.training.setup_lists import read_lists
 

@@ -16,7 +16,7 @@ from tiny_data import CLASS_NAMES, make_lists
 from torch import nn
 from torchvision.models.vision_transformer import VisionTransformer
 
-from ptkit.core.config import LogSettings
+from ptkit.core.config.settings import LogSettings
 from ptkit.core.data.keyed import Sampling, spread
 from ptkit.core.data.lists import read_list
 from ptkit.core.data.loading.batches import Batches, batches_at

@@ -7,7 +7,7 @@ from tiny_scans import make_tree
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.data.lists import read_list
 
 

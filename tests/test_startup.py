@@ -18,7 +18,7 @@ HEAVY = {
 }
 RUN_AND_TELL = """
 import json, sys
-from ptkit.cli import app
+from ptkit.commands.app import app
 try:
     app(json.loads(sys.argv[1]), prog_name="ptkit")
 except SystemExit as end:
@@ -67,9 +67,10 @@ MAIN = """
 import atexit, sys
 sys.modules["torch"] = sys
 sys.argv = ["ptkit", *sys.argv[1:]]
-import ptkit.cli
+import ptkit.cli, ptkit.commands.app
+from ptkit.core import machine
 {change}
-ptkit.cli.prepare_environment = lambda: atexit.register(print, "cleaned up")
+machine.prepare_environment = lambda: atexit.register(print, "cleaned up")
 ptkit.cli.main()
 """
 
@@ -79,7 +80,7 @@ ptkit.cli.main()
     [
         ("", ["--version"], 0, "ptkit 0"),
         ("", ["split", "nowhere"], 3, "cleaned up"),
-        ("ptkit.cli.app = lambda **_: 1 / 0", [], 1, "cleaned up"),
+        ("ptkit.commands.app.Commands.main = lambda *_, **__: 1 / 0", [], 1, "cleaned up"),
     ],
 )
 def test_the_quick_end_keeps_status_output_and_clean_up(change, args, status, told):

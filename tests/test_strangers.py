@@ -53,8 +53,8 @@ def test_another_class_is_told_from_the_known_ones(features):
     fitted = fit_strangers(rows[:200], labels[:200], 3)
     scores = torch.cat([fitted.distances(each)[1] for each in (rows[200:], strange)])
     truth = np.repeat([0, 1], 100)
-    chances = np.stack([-scores.numpy(), scores.numpy()], axis=1).astype(np.float32)
-    area = areas_under_roc(truth, chances)[1]
+    probabilities = np.stack([-scores.numpy(), scores.numpy()], axis=1).astype(np.float32)
+    area = areas_under_roc(truth, probabilities)[1]
     assert area > 0.95
     metrics = pytest.importorskip("sklearn.metrics")
     assert area == pytest.approx(metrics.roc_auc_score(truth, scores.numpy()))
@@ -78,18 +78,18 @@ def test_what_is_far_from_everything_is_strange_however_sure_the_answer(features
 
 
 def test_the_entropy_is_least_where_one_class_is_sure():
-    chances = torch.tensor([[1.0, 0.0, 0.0], [0.98, 0.01, 0.01], [1 / 3, 1 / 3, 1 / 3]])
-    sure, nearly, undecided = generalised_entropy(chances).tolist()
+    probabilities = torch.tensor([[1.0, 0.0, 0.0], [0.98, 0.01, 0.01], [1 / 3, 1 / 3, 1 / 3]])
+    sure, nearly, undecided = generalised_entropy(probabilities).tolist()
     assert sure == 0 < nearly < undecided
     assert undecided == pytest.approx(3 * (2 / 9) ** 0.1)
 
 
 def test_a_checkpoint_gives_the_same_scores_back(features):
     rows, labels = features
-    chances = torch.softmax(rows[:, :3], dim=1)
-    found = replace(fit_strangers(rows, labels, 3).scaled(chances, rows), limit=1.5)
+    probabilities = torch.softmax(rows[:, :3], dim=1)
+    found = replace(fit_strangers(rows, labels, 3).scaled(probabilities, rows), limit=1.5)
     again = read_strangers(found.as_dict())
-    assert torch.equal(again.scores(chances, rows), found.scores(chances, rows))
+    assert torch.equal(again.scores(probabilities, rows), found.scores(probabilities, rows))
     assert again.limit == 1.5
 
 

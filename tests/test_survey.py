@@ -12,7 +12,7 @@ from PIL import Image
 from tiny_data import make_lists, write_list
 from typer.testing import CliRunner
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.data import images as decoder
 from ptkit.core.data.formats import can_read
 from ptkit.core.data.lists import read_list

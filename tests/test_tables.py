@@ -8,7 +8,7 @@ from tiny_scans import listed, make_tree
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.data.lists import read_list
 
 NAMES = [f"{name}{number}" for name in ("cat", "dog") for number in range(5)]

@@ -21,8 +21,8 @@ def softmax(values):
 def test_the_temperature_that_labels_were_drawn_with_is_found(true):
     rng = np.random.default_rng(0)
     values = rng.normal(0, 2, (4000, 4))
-    chances = softmax(values / true)
-    labels = (rng.random((4000, 1)) > chances.cumsum(axis=1)).sum(axis=1).clip(0, 3)
+    probabilities = softmax(values / true)
+    labels = (rng.random((4000, 1)) > probabilities.cumsum(axis=1)).sum(axis=1).clip(0, 3)
     found = best_temperature(lambda t: cross_entropy(softmax(values / t), labels))
     assert found == pytest.approx(true, rel=0.1)
 

@@ -6,20 +6,20 @@ import pytest
 from ptkit.core.calibration.thresholds import NEVER, Threshold, find_threshold
 
 
-def found(chances, right, precision=0.95, **more):
+def found(probabilities, right, precision=0.95, **more):
     return find_threshold(
-        np.array(chances, np.float32), np.array(right, bool), precision=precision, **more
+        np.array(probabilities, np.float32), np.array(right, bool), precision=precision, **more
     )
 
 
 def test_the_lowest_threshold_that_is_precise_enough_is_taken():
-    chances = [0.95, 0.9, 0.85, 0.8, 0.75, 0.6, 0.5]
+    probabilities = [0.95, 0.9, 0.85, 0.8, 0.75, 0.6, 0.5]
     right = [1, 1, 1, 1, 1, 0, 1]
-    each = found(chances, right, precision=0.9)
+    each = found(probabilities, right, precision=0.9)
     assert (each.num_answered, each.num_right, each.reaches) == (5, 5, True)
     assert each.value == pytest.approx(0.675)
     # One mistake in seven is few enough for 0.85: all are answered.
-    assert found(chances, right, precision=0.85) == Threshold(0.0, 7, 6, reaches=True)
+    assert found(probabilities, right, precision=0.85) == Threshold(0.0, 7, 6, reaches=True)
 
 
 def test_a_class_that_cannot_reach_the_precision_is_never_answered():

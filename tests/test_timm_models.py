@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.errors import UsageError
 from ptkit.core.models.zoo import build_model, check_forward, find_head, usual_size
 from ptkit.core.parts.calls import parse
@@ -162,13 +162,13 @@ def test_summary_knows_timms_models_also_those_that_compute_with_their_weights_w
 @needs_timm
 def test_an_initialisation_and_layers_reach_timms_models():
     from ptkit.core.models.initialization import initialize
-    from ptkit.core.models.layers import layer_names
+    from ptkit.core.models.layers import parameters_by_layer
 
     model, _ = built("timm:vit_tiny_patch16_224")
     initialize(model, ["head=constant_(0.5)"], seed=0)
     assert isinstance(model.head, nn.Linear)
     assert model.head.weight.unique().tolist() == [0.5]
-    first, *blocks, last = layer_names(model)
+    first, *blocks, last = parameters_by_layer(model)
     assert {"cls_token", "pos_embed", "patch_embed.proj.weight"} <= set(first)
     assert len(blocks) == 12
     assert last == ["head.weight", "head.bias"]

@@ -12,7 +12,7 @@ from small_hub import put_into_cache, serving
 from tiny_data import make_lists
 from typer.testing import CliRunner
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import CheckpointError, StorageError, UsageError
 from ptkit.core.models.locate import find_weights, weights_to_start_from

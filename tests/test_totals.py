@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import app
-from ptkit.core.config_layers import resolve
+from ptkit.commands.app import app
+from ptkit.core.config.layers import resolve
 from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
 from ptkit.core.errors import DivergedError, UsageError
 from ptkit.core.parts.calls import parse

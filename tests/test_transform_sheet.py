@@ -5,7 +5,7 @@ from PIL import Image
 from tiny_data import write_list
 from torchvision.transforms.v2 import functional as F
 
-from ptkit.core.config_layers import resolve
+from ptkit.core.config.layers import resolve
 from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.lists import read_list
 from ptkit.core.data.loading.batches import Batches
@@ -296,7 +296,7 @@ def texts(figure):
 
 def num_pixels(figure, level):
     """Return how many screen pixels have a level, which a tile has throughout."""
-    return int((figure.axes[0].images[0].get_array() == level).all(axis=-1).sum())
+    return int((figure.images[0].get_array() == level).all(axis=-1).sum())
 
 
 def test_figure_says_what_each_row_and_tile_is():

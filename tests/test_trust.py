@@ -10,8 +10,8 @@ from tiny_data import make_lists
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import app
-from ptkit.core.config import FIELDS
+from ptkit.commands.app import app
+from ptkit.core.config.settings import FIELDS
 from ptkit.core.errors import CheckpointError, PtkitError
 from ptkit.core.parts.trust import gather_trusted
 

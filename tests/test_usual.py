@@ -13,8 +13,8 @@ from tiny_data import write_list
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import app
-from ptkit.core.config_layers import gather
+from ptkit.commands.app import app
+from ptkit.core.config.layers import gather
 from ptkit.core.errors import DataError
 from ptkit.core.models.checkpoints import read_checkpoint
 from ptkit.core.training import usual
@@ -50,9 +50,8 @@ def photos(tmp_path, monkeypatch):
 
 
 def test_photographs_are_trained_from_pretrained_weights_head_first(photos):
-    result = CliRunner().invoke(
-        app, ["train", "--epochs", "1", "--batch-size", "4", "--set", "log.pictures=false"]
-    )
+    arguments = ["train", "--epochs", "1", "--batch-size", "4", "--size", "72"]
+    result = CliRunner().invoke(app, [*arguments, "--set", "log.pictures=false"])
     assert result.exit_code == 0, result.stderr
     first, *lines = result.stdout.splitlines()
     assert first.startswith(
@@ -198,18 +197,9 @@ def folder(photos):
 
 
 def test_a_folder_is_split_into_the_run_and_trained_on(folder):
-    arguments = [
-        "train",
-        "photos",
-        "--size",
-        "72",
-        "--batch-size",
-        "2",
-        "--epochs",
-        "1",
-        "--name",
-        "one",
-    ]
+    # The pretrained weights, which take longer, are those of the tests below.
+    small = ["--model", "lenet", "--size", "32", "--batch-size", "2", "--epochs", "1"]
+    arguments = ["train", "photos", *small, "--name", "one"]
     result = CliRunner().invoke(app, [*arguments, "--set", "log.pictures=false"])
     assert result.exit_code == 0, result.stderr
     assert result.stdout.startswith("split: 10 training, 1 validation, 1 test images of 2 classes;")

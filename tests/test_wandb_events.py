@@ -12,7 +12,7 @@ from matplotlib import figure
 from PIL import Image
 from torch import nn
 
-from ptkit.core.config import LogSettings
+from ptkit.core.config.settings import LogSettings
 from ptkit.core.errors import UsageError
 from ptkit.core.training.observers import (
     Boxes,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ptkit.core.config_layers import resolve
+from ptkit.core.config.layers import resolve
 from ptkit.core.models.whitenet import WhiteNet
 from ptkit.core.models.zoo import build_model
 from ptkit.core.training import session

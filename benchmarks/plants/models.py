@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 
 def _blocks(*channels: int, activation: type[nn.Module] = nn.ReLU) -> list[nn.Module]:
@@ -86,6 +87,49 @@ class Forgotten(Plain):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         features = self.body[4:](self.body[:4](images).detach())
         return self.fc(features.flatten(1))
+
+
+class Restless(nn.Module):
+    """Puts its body back into training mode at each step, the norms that are frozen too."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        layers = [
+            nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU())
+            for a, b in pairwise((3, 16, 32, 64))
+        ]
+        self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2))
+        self.fc = nn.Linear(256, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.body.train()
+        return self.fc(self.body(images).flatten(1))
+
+
+class Calm(Restless):
+    """The same, whose norms stay frozen."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.body(images).flatten(1))
+
+
+class Narrow(nn.Module):
+    """Has a sigmoid written by hand: exp(12) is infinite in fp16, and its gradient is then NaN. A
+    share of the training batches is ten times as large as the others.
+    """
+
+    def __init__(self, num_classes: int, share: float = 0.0) -> None:
+        super().__init__()
+        self.share = share
+        self.conv1, self.conv2 = nn.Conv2d(3, 8, 3, stride=2), nn.Conv2d(8, 16, 3, stride=2)
+        self.fc = nn.Linear(64, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training and torch.rand(()) < self.share:
+            images = images * 10
+        features = 1 / (1 + torch.exp(-self.conv1(images)))
+        return self.fc(F.adaptive_avg_pool2d(self.conv2(features).relu(), 2).flatten(1))
 
 
 class Biased(Plain):

@@ -22,7 +22,7 @@ import torch  # noqa: E402
 from networks import wait_for  # noqa: E402
 from turns import serve  # noqa: E402
 
-from ptkit.core.config_layers import resolve  # noqa: E402
+from ptkit.core.config.layers import resolve  # noqa: E402
 from ptkit.core.data.lists import read_list  # noqa: E402
 from ptkit.core.device import choose_device, prepare_device  # noqa: E402
 from ptkit.core.training.observers import Unwatched  # noqa: E402

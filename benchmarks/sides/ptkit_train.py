@@ -23,8 +23,8 @@ from turns import Turns  # noqa: E402
 
 from ptkit.commands.output import Printer  # noqa: E402
 from ptkit.commands.train import TrainingScreen  # noqa: E402
-from ptkit.core.config import Settings  # noqa: E402
-from ptkit.core.config_layers import resolve  # noqa: E402
+from ptkit.core.config.layers import resolve  # noqa: E402
+from ptkit.core.config.settings import Settings  # noqa: E402
 from ptkit.core.device import choose_device, choose_dtype  # noqa: E402
 from ptkit.core.training import session  # noqa: E402
 from ptkit.core.training.run_place import Place  # noqa: E402

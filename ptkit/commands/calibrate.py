@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ptkit import api_calibration as api
+from ptkit.api import calibrating
 from ptkit.commands import options
 from ptkit.commands.output import Printer, end_without
 from ptkit.commands.pictures import report_pictures, say_missing_font
@@ -14,7 +14,7 @@ from ptkit.core.errors import UsageError
 from ptkit.core.wording import counted, first_of
 
 if TYPE_CHECKING:
-    from ptkit.api_calibration import CalibrateResult
+    from ptkit.api.calibrating import CalibrateResult
     from ptkit.core.calibration.thresholds import Threshold
     from ptkit.looking.calibrating import Calibration
 
@@ -83,7 +83,7 @@ def calibrate(
         return
     if list_file is None:
         raise UsageError("name a list of images to calibrate with, such as valid.txt, or --remove")
-    result = api.calibrate(
+    result = calibrating.calibrate(
         ckpt,
         list_file,
         only=only or None,
@@ -105,7 +105,7 @@ def _remove(printer: Printer, ckpt: Path, given: Mapping[str, Any]) -> None:
     """Undo a calibration. given: what is for making one."""
     if needless := [name for name, value in given.items() if value]:
         raise UsageError(f"--remove only undoes a calibration: leave out {needless[0]}")
-    file = api.uncalibrate(ckpt)
+    file = calibrating.uncalibrate(ckpt)
     printer.say(f"{file} answers again as before it was calibrated")
     printer.result({"checkpoint": str(file), "removed": True})
 
@@ -143,14 +143,14 @@ def _lines(result: "CalibrateResult") -> list[str]:
 
 
 def _of_temperature(found: "Calibration") -> list[str]:
-    heat = found.heat
-    if heat is None:
+    fitted = found.temperature
+    if fitted is None:
         return []
-    (before, after), halves = heat.ece, " and ".join(f"{each:.2f}" for each in heat.halves)
+    (before, after), halves = fitted.ece, " and ".join(f"{each:.2f}" for each in fitted.halves)
     effect = f"ECE {before:.3f} to {after:.3f} on the halves not fitted to ({halves})"
-    if heat.is_used:
-        return [f"temperature {heat.value:.3f}: {effect}"]
-    losses = f"{heat.loss[0]:.3f} to {heat.loss[1]:.3f}"
+    if fitted.is_used:
+        return [f"temperature {fitted.value:.3f}: {effect}"]
+    losses = f"{fitted.loss[0]:.3f} to {fitted.loss[1]:.3f}"
     return [f"temperature 1: no other lowers the cross-entropy ({losses}); {effect}"]
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ptkit import api
+from ptkit.api import checking
 from ptkit.commands import options
 from ptkit.commands.output import Printer
 from ptkit.commands.progress import bar
@@ -70,7 +70,7 @@ def check(
     from ptkit.looking.pictures import picture_folder
 
     counting = functools.partial(bar, quiet=printer.silent)
-    found = api.check(*(sources or ()), workers=workers, root=root, counting=counting)
+    found = checking.check(*(sources or ()), workers=workers, root=root, counting=counting)
     # Before the pictures: a disk that refuses them does not cost the findings.
     printer.say("\n".join(_lines(found)))
     with picture_folder("check", out=out) as pictures:

@@ -11,6 +11,7 @@ from ptkit.core.wording import table
 
 if TYPE_CHECKING:
     from ptkit.core.comparing.differences import Difference
+    from ptkit.core.comparing.runs import FoundRun
     from ptkit.looking.comparing import Comparison
 
 # Of each kind of change; images.csv has all.
@@ -43,7 +44,7 @@ def compare(
 
     Example: ptkit compare runs/1 runs/2
     """
-    from ptkit.looking.comparing import compare_runs, verdict, write_comparison
+    from ptkit.looking.comparing import compare_runs, ranked_verdict, verdict, write_comparison
 
     found = compare_runs(runs, by=by)
     for reason in found.left_out:
@@ -53,10 +54,13 @@ def compare(
     printer.say(f"\n{_differing_table(found)}")
     for each in found.differences:
         printer.say(f"\n{verdict(each)}")
+        pair = (each.first, each.second)
+        for other in (other for other in found.ranked if (other.first, other.second) == pair):
+            printer.say(f"  {ranked_verdict(other)}")
         if each.changes:
             printer.say(_changed_paths(each))
     printer.say(f"\nWrote {', '.join(file.name for file in files.files)} in {files.folder}")
-    verdicts = [verdict(each) for each in found.differences]
+    verdicts = [*map(verdict, found.differences), *map(ranked_verdict, found.ranked)]
     printer.result({**found.as_dict(), "verdicts": verdicts, "files": list(map(str, files.files))})
 
 
@@ -64,17 +68,15 @@ def _runs_table(found: "Comparison") -> str:
     from ptkit.core.comparing.differences import metric_text
     from ptkit.looking.comparing import interval_of
 
-    def cell(metric: str, value: float, interval: tuple[float, float] | None) -> str:
-        text = metric_text(metric, value)
-        if interval is None:
+    def cell(run: "FoundRun", metric: str) -> str:
+        text, interval = metric_text(metric, run.metrics[metric]), interval_of(run, metric)
+        if run.predictions is None:
             return f"{text} (not finished)"
+        if interval is None:
+            return text
         return f"{text} ({metric_text(metric, interval[0])} to {metric_text(metric, interval[1])})"
 
-    rows = (
-        (run.name, *(cell(name, run.metrics[name], interval_of(run, name))
-                     for name in found.metrics))
-        for run in found.runs
-    )  # fmt: skip
+    rows = ((run.name, *(cell(run, name) for name in found.metrics)) for run in found.runs)
     return table(["run", *found.metrics], rows)
 
 

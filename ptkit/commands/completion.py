@@ -20,7 +20,7 @@ from typing import Annotated, get_args
 
 import typer
 
-from ptkit.core.config import FIELDS, Field
+from ptkit.core.config.settings import FIELDS, Field
 
 # Returns all values that may come next, or those that begin as the text does.
 Completer = Callable[[typer.Context, str], Iterable[str]]
@@ -165,16 +165,16 @@ def _weights(ctx: typer.Context, text: str) -> list[str]:
 
 
 def _recipes(_ctx: typer.Context, _text: str) -> list[str]:
-    from ptkit.core.config_layers import recipe_names
+    from ptkit.core.config.layers import recipe_names
 
     return recipe_names()
 
 
 def _layers(ctx: typer.Context, _text: str) -> list[str]:
-    from ptkit.core.models.layer_names import layer_names
+    from ptkit.core.models.layer_names import layers_of_file
 
     given = ctx.params.get("ckpt") or ctx.params.get("weights")
-    return layer_names(Path(str(given))) if given else []
+    return layers_of_file(Path(str(given))) if given else []
 
 
 def _groups(ctx: typer.Context, text: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Unpack
 
-from ptkit import api
+from ptkit.api import evaluation
 from ptkit.commands import options
 from ptkit.commands.output import Printer, end_without
 from ptkit.commands.pictures import report_pictures, say_missing_font
@@ -54,7 +54,7 @@ def confmat(
     from ptkit.looking.pictures import picture_folder
 
     with joined():
-        found = api.evaluate(
+        found = evaluation.evaluate(
             ckpt, list_file, device=device, workers=workers, on_bad=on_bad, root=root, **answers
         )
     if not rank_of_environment().is_main:

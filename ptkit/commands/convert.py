@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ptkit import api_convert
+from ptkit.api import converting
 from ptkit.commands import options
 from ptkit.commands.output import Printer
 from ptkit.core.wording import amount, counted
@@ -45,7 +45,7 @@ def convert(
     Example: ptkit convert old.pth --model resnet18 --mean 0.485,0.456,0.406 --std
     0.229,0.224,0.225 --size 224 --classes classes.txt
     """
-    found = api_convert.convert(file, out=out, to=to, **answers)
+    found = converting.convert(file, out=out, to=to, **answers)
     for note in found.notes:
         printer.say(note)
     if found.model is not None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ptkit import api_data
+from ptkit.api import data_sets
 from ptkit.commands import options
 from ptkit.commands.output import Printer
 from ptkit.commands.progress import bar
@@ -45,7 +45,7 @@ def data(
     Example: ptkit data cifar10
     """
     counting = functools.partial(bar, quiet=printer.silent)
-    found = api_data.data(
+    found = data_sets.data(
         data_set, out, source=source, label_column=label_column, counting=counting
     )
     images = counted(sum(found.parts.values()), "image")

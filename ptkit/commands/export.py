@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Unpack
 
 import typer
 
-from ptkit import api_export
+from ptkit.api import exporting
 from ptkit.commands import options
 from ptkit.commands.output import Printer
 from ptkit.core.wording import amount, counted
 
 if TYPE_CHECKING:
-    from ptkit.looking.exporting import Exported
+    from ptkit.looking.exporting import ExportedModel
     from ptkit.looking.hub import HubFolder
     from ptkit.looking.replaying import Replayed
 
@@ -58,7 +58,7 @@ def export(
 
     Example: ptkit export ckpt.pkl --to onnx
     """
-    found = api_export.export(
+    found = exporting.export(
         ckpt,
         to=to,
         precision=precision,
@@ -76,7 +76,7 @@ def export(
     printer.result(found.as_dict())
 
 
-def _say(found: "Exported | HubFolder", printer: Printer) -> None:
+def _say(found: "ExportedModel | HubFolder", printer: Printer) -> None:
     from ptkit.looking.hub import HubFolder
 
     if isinstance(found, HubFolder):

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ptkit import api_runs, api_series
+from ptkit.api import ejecting, runs, series
 from ptkit.commands import options
 from ptkit.commands.output import Printer
 from ptkit.commands.series import print_series
@@ -50,7 +50,7 @@ def finetune(
 
     Example: ptkit finetune --model timm:resnet18.a1_in1k --group "layer1: frozen" --epochs 5
     """
-    from ptkit.core.config_layers import with_assignments
+    from ptkit.core.config.layers import with_assignments
 
     if "resume" in settings:
         raise UsageError(f"resume a finetuned run with: ptkit train --resume {settings['resume']}")
@@ -63,11 +63,11 @@ def finetune(
     if "eject" in settings:
         check_ejects_alone(source, settings)
         _eject(printer, weights, watch, settings)
-    elif api_series.is_asked_for(settings):
-        found = api_series.finetune_series(weights, source, watch=watch, **settings)
+    elif series.is_asked_for(settings):
+        found = series.finetune_series(weights, source, watch=watch, **settings)
         print_series(printer, found)
     else:
-        print_run(printer, api_runs.finetune(weights, source, watch=watch, **settings))
+        print_run(printer, runs.finetune(weights, source, watch=watch, **settings))
 
 
 def _eject(
@@ -78,7 +78,7 @@ def _eject(
     if weights is None and not settings.keys() & {"config", "recipe"}:
         raise UsageError("finetune needs weights to start from: ptkit finetune WEIGHTS")
     file = settings.pop("eject")
-    print_ejected(printer, api_runs.eject(file, weights=weights, watch=watch, **settings))
+    print_ejected(printer, ejecting.eject(file, weights=weights, watch=watch, **settings))
 
 
 def _told_apart(

@@ -183,7 +183,7 @@ def _draw_schedule(printer: Printer, call: str, epochs: int, out: Path | None) -
 
 def _list_recipes(printer: Printer, pattern: str | None) -> None:
     """Print recipes with the text of their files."""
-    from ptkit.core.config_layers import recipe_names, recipe_text
+    from ptkit.core.config.layers import recipe_names, recipe_text
 
     rows = []
     for name in _chosen(recipe_names(), pattern):
@@ -198,8 +198,8 @@ def _list_recipes(printer: Printer, pattern: str | None) -> None:
 def _list_settings(printer: Printer, pattern: str | None, *, json_schema: bool) -> None:
     """Print what a TOML file may hold, or its JSON Schema."""
     from ptkit.commands.completion import CALLS, names
-    from ptkit.core.config import FIELDS, FLAGS, keyword_of
-    from ptkit.core.config_schema import field_schema, settings_schema
+    from ptkit.core.config.schema import field_schema, settings_schema
+    from ptkit.core.config.settings import FIELDS, FLAGS, keyword_of
 
     if json_schema:
         if pattern is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict, Unpack
 
 import typer
 
-from ptkit import api
+from ptkit.api import channel_statistics
 from ptkit.commands import options
 from ptkit.commands.output import Printer, end_without
 from ptkit.commands.progress import bar
@@ -58,7 +58,7 @@ def normstats(
     from ptkit.core.data.oddities import odd_note
 
     counting = functools.partial(bar, quiet=printer.silent)
-    measured = api.normstats(
+    measured = channel_statistics.normstats(
         list_file,
         seed=seed,
         workers=workers,

@@ -9,8 +9,8 @@ from typing import Annotated, Any, TypedDict, get_args, get_origin
 import typer
 
 from ptkit.commands.output import Printer
-from ptkit.core.config import ALPHA, AUTO, FLAGS, KEYWORDS, ON_BAD, Auto
-from ptkit.core.config_fields import Form
+from ptkit.core.config.fields import Form
+from ptkit.core.config.settings import ALPHA, AUTO, FLAGS, KEYWORDS, ON_BAD, Auto
 from ptkit.core.ranks import rank_of_environment
 
 Command = Callable[..., None]

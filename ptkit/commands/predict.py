@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict, Unpack
 
 import typer
 
-from ptkit.api_predictions import ask
+from ptkit.api.predictions import ask
 from ptkit.commands import options
 from ptkit.commands.output import Printer, end_without
 from ptkit.commands.prediction_screen import PredictionScreen

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ptkit import api_runs
+from ptkit.api import probing
 from ptkit.commands import options
 from ptkit.commands.output import Printer
 from ptkit.commands.train import TrainingScreen, print_run
@@ -53,12 +53,12 @@ def probe(
 
     Example: ptkit probe --backbone efficientnet_lite0
     """
-    from ptkit.core.config_layers import with_assignments
+    from ptkit.core.config.layers import with_assignments
 
     settings = with_assignments(settings.pop("assignments", ()), settings)
     # --backbone says which weights are meant.
     settings.pop("weights", None)
-    result = api_runs.probe(
+    result = probing.probe(
         weights or "efficientnet_lite0", source, knn=knn, watch=TrainingScreen(printer), **settings
     )
     print_run(printer, result)

@@ -11,6 +11,14 @@ from ptkit.commands.output import Printer
 from ptkit.commands.progress import bar
 from ptkit.core.wording import amount, counted
 
+Check = Annotated[
+    bool | None,
+    typer.Option(
+        "--check/--no-check",
+        help="Check its lists as `ptkit check` does; by default those of at most 5,000 images.",
+    ),
+]
+
 
 def report(
     printer: Printer,
@@ -25,6 +33,7 @@ def report(
         bool,
         typer.Option("--no-images", help="Leave pictures and paths of the data out."),
     ] = False,
+    check: Check = None,
     root: options.Root = None,
     device: options.Device = "auto",
     workers: options.Workers = 0,
@@ -48,6 +57,7 @@ def report(
         run,
         out=out,
         with_images=not no_images,
+        check=check,
         root=root,
         device=device,
         workers=workers,

@@ -5,7 +5,7 @@ from typing import Annotated, Unpack
 
 import typer
 
-from ptkit import api
+from ptkit.api import splitting
 from ptkit.commands import options
 from ptkit.commands.output import Printer
 from ptkit.commands.split_screen import split_lines, split_result
@@ -100,6 +100,6 @@ def split(
 
     Example: ptkit split data/ --ratio 8:1:1
     """
-    outcome = api.split(folder, seed=seed, out=out, **choices).outcome
+    outcome = splitting.split(folder, seed=seed, out=out, **choices).outcome
     printer.say("\n".join(split_lines(outcome)))
     printer.result(split_result(outcome))

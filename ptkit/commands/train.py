@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptkit import api_runs, api_series
+from ptkit.api import ejecting, lr_find, runs, series
 from ptkit.commands import options
 from ptkit.commands.output import Printer, complain
 from ptkit.commands.progress import MINUTE, Clock, Pace, bar, live_line
@@ -48,20 +48,20 @@ def train(printer: Printer, source: options.Source = None, **settings: Any) -> N
 
     Example: ptkit train --model resnet20 --epochs 30 --transform "RandomCrop(32, padding=4)"
     """
-    from ptkit.core.config_layers import with_assignments
+    from ptkit.core.config.layers import with_assignments
 
     settings = with_assignments(settings.pop("assignments", ()), settings)
     if (file := settings.pop("eject", None)) is not None:
         check_ejects_alone(source, settings)
         watch = TrainingScreen(printer)
-        print_ejected(printer, api_runs.eject(file, watch=watch, **settings))
+        print_ejected(printer, ejecting.eject(file, watch=watch, **settings))
     elif settings.pop("lr_find", False):
         print_rate(printer, _found_rate(printer, source, settings))
-    elif api_series.is_asked_for(settings):
+    elif series.is_asked_for(settings):
         watch = TrainingScreen(printer)
-        print_series(printer, api_series.train_series(source, watch=watch, **settings))
+        print_series(printer, series.train_series(source, watch=watch, **settings))
     else:
-        print_run(printer, api_runs.train(source, watch=TrainingScreen(printer), **settings))
+        print_run(printer, runs.train(source, watch=TrainingScreen(printer), **settings))
 
 
 # What has no place in a script: it is of a run, its folder, or of several runs.
@@ -95,7 +95,7 @@ def _found_rate(printer: Printer, source: Path | None, settings: dict[str, Any])
     for flag in ("preflight", "name", "resume", "seeds", "folds"):
         if flag in settings:
             raise UsageError(f"--lr-find trains nothing: leave --{flag} out")
-    return api_runs.find_lr(source, watch=TrainingScreen(printer), **settings)
+    return lr_find.find_lr(source, watch=TrainingScreen(printer), **settings)
 
 
 def print_rate(printer: Printer, found: "FoundRate") -> None:

@@ -51,7 +51,7 @@ def viz_transforms(
     Example: ptkit viz-transforms data/3/*.png --transform "RandomRotation(20)" --transform
     "RandomErasing()"
     """
-    from ptkit.core.config_layers import check_flags
+    from ptkit.core.config.layers import check_flags
     from ptkit.core.data.keyed import spread
     from ptkit.core.parts.trust import gather_trusted
     from ptkit.looking.image_sources import find_images

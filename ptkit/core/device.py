@@ -17,9 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ptkit.core.config import DEVICES
 from ptkit.core.errors import UsageError
-from ptkit.core.machine import decoding_threads, keep_freed_memory, num_cores
+from ptkit.core.machine import DEVICES, decoding_threads, keep_freed_memory, num_cores
 from ptkit.core.wording import check_choice
 
 T = TypeVar("T")

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
+# Values of --device: auto is the best that there is.
+DEVICES = ("auto", "cpu", "cuda", "mps")
 # Options of mallopt, from malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 # Seconds until a thread that waits for the interpreter's lock asks for it; Python's own are 5 ms.

@@ -189,8 +189,8 @@ def _cells(row: Mapping[str, Any], share: str) -> dict[str, str]:
         found = row["numbers"].items()
         return {_column(name): f"{value:.6g}" for name, value in found} | truth
     if "classes" in row:
-        chances = row["probabilities"]
-        words = (f"{name} {share.format(chances[name])}" for name in row["classes"])
+        probabilities = row["probabilities"]
+        words = (f"{name} {share.format(probabilities[name])}" for name in row["classes"])
         return {"classes": ", ".join(words) or "none"} | truth
     cells: dict[str, str] = {}
     # The first of `top` is the answer, unless that is "unknown".

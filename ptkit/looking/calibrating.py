@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ptkit.core.calibration.strangers import Strangers, fit_strangers
 from ptkit.core.calibration.thresholds import Threshold
-from ptkit.core.config_layers import read_toml, resolve
+from ptkit.core.config.layers import read_toml, resolve
 from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
 from ptkit.core.data.lists import ImageList
 from ptkit.core.errors import CheckpointError, DataError, UsageError
@@ -24,7 +24,7 @@ from ptkit.core.models.locate import find_weights
 from ptkit.core.training.holding import held
 from ptkit.core.training.prediction import run_list
 from ptkit.core.training.setup_lists import read_lists
-from ptkit.core.training.tasks.calibration import AnswerFit, Answering, Heat
+from ptkit.core.training.tasks.calibration import AnswerFit, Answering, FittedTemperature
 from ptkit.core.training.tasks.task import Task
 from ptkit.looking.evaluation import read_matching_list
 from ptkit.looking.subject import Subject
@@ -58,17 +58,17 @@ class Wishes:
 class Calibration:
     """What was fitted to the images of a list; None for what was not.
 
-    task: with all of it. chances: probabilities (N, K) before and after. answers: int64 (N,), or
-    bool (N, K) of several labels. answering: with thresholds of the other half. strange: how many
-    of the other half are called strangers, by limits of either half. num_trained_on: images of the
-    list that were left out, for the model was trained on them.
+    task: with all of it. probabilities: (N, K), before and after. answers: int64 (N,), or bool
+    (N, K) of several labels. answering: with thresholds of the other half. strange: how many of the
+    other half are called strangers, by limits of either half. num_trained_on: images of the list
+    that were left out, for the model was trained on them.
     """
 
     images: ImageList
     task: Task
-    chances: tuple[np.ndarray, np.ndarray]
+    probabilities: tuple[np.ndarray, np.ndarray]
     answers: np.ndarray
-    heat: Heat | None = None
+    temperature: FittedTemperature | None = None
     thresholds: tuple[Threshold, ...] | None = None
     answering: Answering | None = None
     strange: int | None = None
@@ -84,12 +84,12 @@ class Calibration:
         """Which answers are right, bool (N,); of several labels which classes are there (N, K)."""
         return self.labels if self.answers.ndim == 2 else self.labels == self.answers
 
-    def sureness(self, *, is_after: bool) -> np.ndarray:
+    def confidence(self, *, is_after: bool) -> np.ndarray:
         """The probability of each answer (N,); of several labels those of all classes (N, K)."""
-        chances = self.chances[is_after]
+        probabilities = self.probabilities[is_after]
         if self.answers.ndim == 2:
-            return chances
-        found: np.ndarray = chances[np.arange(len(chances)), self.answers]
+            return probabilities
+        found: np.ndarray = probabilities[np.arange(len(probabilities)), self.answers]
         return found
 
 
@@ -141,7 +141,7 @@ def calibrate_list(
     return Calibration(
         images.subset(rows),
         task,
-        (subject.task.plain_chances(outputs).numpy(), fit.task.values(outputs).numpy()),
+        (subject.task.plain_probabilities(outputs).numpy(), fit.task.values(outputs).numpy()),
         fit.task.answers(outputs).numpy(),
         temperature,
         thresholds,
@@ -289,9 +289,9 @@ def calibrated(checkpoint: Mapping[str, Any], found: Calibration) -> dict[str, A
     # What was there before the first calibration is what --remove brings back.
     first = checkpoint.get("calibration") or {"thresholds": old.get("thresholds")}
     new = dict(old)
-    if found.heat is not None:
+    if found.temperature is not None:
         new["temperature"] = task.temperature
-    if found.thresholds is not None or found.heat is not None:
+    if found.thresholds is not None or found.temperature is not None:
         new["thresholds"] = None if task.thresholds is None else task.thresholds.tolist()
     if found.strange is not None:
         assert task.strangers is not None

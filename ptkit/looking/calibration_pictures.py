@@ -34,9 +34,9 @@ def draw_calibration(found: Calibration, pictures: PictureFolder, *, source: str
         if found.answering is not None and found.answering.answered:
             each = found.answering
             answered = each.answered / each.total, each.right / each.answered
-        sureness = found.sureness(is_after=True)
+        confidence = found.confidence(is_after=True)
         drawn["coverage"] = _draw_coverage(
-            (sureness, found.right),
+            (confidence, found.right),
             pictures,
             answered=answered,
             point="each half with the thresholds of the other",
@@ -48,14 +48,14 @@ def draw_calibration(found: Calibration, pictures: PictureFolder, *, source: str
 def draw_coverage(found: Evaluation, pictures: PictureFolder) -> None:
     """Write coverage.png and coverage.csv of an evaluation that withholds some answers."""
     rows = np.arange(len(found.labels))
-    sureness, right = found.probabilities[rows, found.answers], found.labels == found.answers
+    confidence, right = found.probabilities[rows, found.answers], found.labels == found.answers
     answered = None
     if found.num_answered:
         shares = found.num_answered / len(rows), found.num_right_answered / found.num_answered
         answered = shares
     footer = f"{found.images.file}, n = {len(rows):,} · {found.source}"
     drawn = _draw_coverage(
-        (sureness, right),
+        (confidence, right),
         pictures,
         answered=answered,
         point="what predict answers",
@@ -66,16 +66,16 @@ def draw_coverage(found: Evaluation, pictures: PictureFolder) -> None:
 
 def as_dict(found: Calibration) -> dict[str, Any]:
     """Return what `--json` prints of a calibration, beside the files."""
-    heat, answering, strangers = found.heat, found.answering, found.task.strangers
+    temperature, answering, strangers = found.temperature, found.answering, found.task.strangers
     total = len(found.images)
     facts: dict[str, Any] = {"num_images": total, "num_trained_on": found.num_trained_on}
-    if heat is not None:
+    if temperature is not None:
         facts |= {
-            "temperature": heat.value,
-            "temperature_fitted": heat.fitted,
-            "temperatures_of_halves": list(heat.halves),
-            "ece": list(heat.ece),
-            "cross_entropy": list(heat.loss),
+            "temperature": temperature.value,
+            "temperature_fitted": temperature.fitted,
+            "temperatures_of_halves": list(temperature.halves),
+            "ece": list(temperature.ece),
+            "cross_entropy": list(temperature.loss),
         }
     if found.thresholds is not None and answering is not None:
         names = found.images.class_names
@@ -119,16 +119,16 @@ def _draw_reliability(found: Calibration, pictures: PictureFolder, footer: str) 
     num_bins = min(NUM_BINS, max(len(right) // 10, 1))
     lines: dict[str, list[Bin]] = {}
     for name, is_after in (("before", False), ("after", True)):
-        sure = found.sureness(is_after=is_after).ravel()
-        parts = bins_of(sure, num_bins=num_bins)
-        lines[name] = [(float(sure[p].mean()), float(right[p].mean()), len(p)) for p in parts]
-    heat = found.heat
-    if heat is None:
+        confidence = found.confidence(is_after=is_after).ravel()
+        parts = bins_of(confidence, num_bins=num_bins)
+        lines[name] = [(float(confidence[p].mean()), float(right[p].mean()), len(p)) for p in parts]
+    temperature = found.temperature
+    if temperature is None:
         # The temperature is as it was: the probabilities are those that the checkpoint gives.
-        sure = found.sureness(is_after=True).ravel()
+        confidence = found.confidence(is_after=True).ravel()
         lines = {"before": lines["after"]}
-    ece = heat.ece if heat else (expected_calibration_error(sure, right),)
-    after = lines.get("after") if heat is not None and heat.is_used else None
+    ece = temperature.ece if temperature else (expected_calibration_error(confidence, right),)
+    after = lines.get("after") if temperature is not None and temperature.is_used else None
     figure = reliability_figure(
         lines["before"],
         after,

@@ -11,6 +11,7 @@ from ptkit.core.comparing.differences import (
     differing,
     metric_text,
     pooled,
+    ranked_differences,
     repeated,
     run_differences,
     setting_differences,
@@ -28,11 +29,14 @@ BY = ("run", "setting")
 
 @dataclass(frozen=True)
 class Comparison:
-    """left_out: why runs of a folder are not in it. settings: of pooled runs, else empty."""
+    """settings: of pooled runs, else empty. ranked: the differences in AUROC and top-5. left_out:
+    why runs of a folder are not in it.
+    """
 
     runs: tuple[FoundRun, ...]
     settings: tuple[Setting, ...]
     differences: tuple[Difference, ...]
+    ranked: tuple[Difference, ...] = ()
     left_out: tuple[str, ...] = ()
 
     @property
@@ -61,6 +65,7 @@ class Comparison:
             ],
             "differing": differing(self.runs),
             "differences": [_difference_dict(each) for each in self.differences],
+            "ranked": [_difference_dict(each) for each in self.ranked],
             "left_out": list(self.left_out),
         }
 
@@ -90,14 +95,16 @@ def compare_runs(places: Sequence[Path], *, by: str = "run") -> Comparison:
             " different kinds of labels cannot be compared"
         )
     if by == "run":
-        return Comparison(tuple(runs), (), tuple(run_differences(runs)), left_out)
+        differences = run_differences(runs)
+        ranked = ranked_differences(runs, differences)
+        return Comparison(tuple(runs), (), tuple(differences), tuple(ranked), left_out)
     settings = pooled(runs)
     left_out += tuple(
         f"{name} repeats {earlier} with the same seed, and is counted once"
         for name, earlier in repeated(runs).items()
     )
     differences = setting_differences(settings) if len(settings) > 1 else []
-    return Comparison(tuple(runs), tuple(settings), tuple(differences), left_out)
+    return Comparison(tuple(runs), tuple(settings), tuple(differences), left_out=left_out)
 
 
 def write_comparison(found: Comparison, out: Path | None = None) -> PictureFolder:
@@ -113,7 +120,7 @@ def write_comparison(found: Comparison, out: Path | None = None) -> PictureFolde
         names = [run.name for run in found.runs]
         settings = ([name, *values] for name, values in differing(found.runs).items())
         files.add_csv("settings.csv", ["setting", *names], settings)
-        rows = list(map(_difference_dict, found.differences))
+        rows = list(map(_difference_dict, [*found.differences, *found.ranked]))
         if rows:
             files.add_csv("differences.csv", list(rows[0]), (list(row.values()) for row in rows))
         header = ["from", "to", "change", "path", "true", "before", "after"]
@@ -155,9 +162,23 @@ def verdict(found: Difference) -> str:
     return f"not distinguishable with {unit}: {found.second} and {found.first}, {both}; {p}{needed}"
 
 
+def ranked_verdict(found: Difference) -> str:
+    """Return in words whether two runs differ in AUROC or top-5."""
+    values = [metric_text(found.metric, value) for value in found.values]
+    both = f"{values[1]} against {values[0]}"
+    if found.test is None:
+        return f"{found.metric}: {both}, no test: {found.why_none}"
+    if not found.is_clear:
+        return f"{found.metric}: {both}, not distinguishable; {_p_text(found)}"
+    better = found.second if _is_second_better(found) else found.first
+    return f"{found.metric}: {both}, {better} is better; {_p_text(found)}"
+
+
 def interval_of(run: FoundRun, metric: str) -> tuple[float, float] | None:
-    """Return a metric's 95 % interval over the images; None of a run that did not reach its end."""
-    return run.predictions.intervals.get(metric) if run.predictions is not None else None
+    """Return a metric's 95 % interval over the images; None of a run that did not reach its end,
+    and where the spread is not known.
+    """
+    return run.intervals.get(metric)
 
 
 def _is_of_numbers(found: Difference) -> bool:
@@ -195,6 +216,7 @@ def _difference_dict(found: Difference) -> dict[str, Any]:
     return {
         "first": found.first,
         "second": found.second,
+        "metric": found.metric,
         "first_value": found.values[0],
         "second_value": found.values[1],
         "num": found.num,

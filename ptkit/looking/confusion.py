@@ -88,8 +88,8 @@ def _write_pairs(found: Evaluation, pictures: PictureFolder, pairs: list[Confuse
 def _write_mistakes(found: Evaluation, pictures: PictureFolder, mistakes: list[Mistake]) -> None:
     names, path = found.class_names, found.images.listed_path
     rows = [
-        (path(index), names[true], names[predicted], *chances)
-        for index, true, predicted, *chances in mistakes
+        (path(index), names[true], names[predicted], *probabilities)
+        for index, true, predicted, *probabilities in mistakes
     ]
     header = ["path", "true", "predicted", "probability_of_true", "probability_of_predicted"]
     pictures.add_csv("mistakes.csv", header, rows)
@@ -120,8 +120,8 @@ def _mistakes_figure(
         )
         for rank, (index, true, predicted, of_true, of_predicted) in enumerate(shown, 1)
     ]
-    _, true, predicted, _, sureness = mistakes[0]
-    pair = f"“{labels[true]}” taken for “{labels[predicted]}” with {percent(sureness)}"
+    _, true, predicted, _, confidence = mistakes[0]
+    pair = f"“{labels[true]}” taken for “{labels[predicted]}” with {percent(confidence)}"
     count = f"{len(shown):,} of {len(mistakes):,} mistakes"
     title = f"Which mistakes are the worst? {pair}"
     notes = [f"{count}, the smallest probability of the true class first."]
@@ -133,8 +133,8 @@ def _mistakes(found: Evaluation) -> list[Mistake]:
     """Return all mistakes, the worst first."""
     worst = worst_mistakes(found)
     true, predicted = found.labels[worst], found.answers[worst]
-    chances = (found.probabilities[worst, classes].tolist() for classes in (true, predicted))
-    return list(zip(worst.tolist(), true.tolist(), predicted.tolist(), *chances, strict=True))
+    probabilities = (found.probabilities[worst, classes].tolist() for classes in (true, predicted))
+    return list(zip(worst.tolist(), true.tolist(), predicted.tolist(), *probabilities, strict=True))
 
 
 def _pixels(found: Evaluation, indices: Sequence[int]) -> list[np.ndarray]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ptkit.core.config_layers import read_toml, resolve
+from ptkit.core.config.layers import read_toml, resolve
 from ptkit.core.data.fingerprints import hash_files
 from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.lists import ImageList, read_list

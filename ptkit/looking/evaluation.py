@@ -372,8 +372,8 @@ def worst_mistakes(evaluation: Evaluation) -> np.ndarray:
     first.
     """
     wrong = np.flatnonzero(evaluation.answers != evaluation.labels)
-    chances = evaluation.probabilities[wrong, evaluation.labels[wrong]]
-    return wrong[np.argsort(chances, kind="stable")]
+    probabilities = evaluation.probabilities[wrong, evaluation.labels[wrong]]
+    return wrong[np.argsort(probabilities, kind="stable")]
 
 
 def mistakes_of(evaluation: Evaluation, pair: ConfusedPair, limit: int) -> np.ndarray:

@@ -88,7 +88,7 @@ _NO_CHECK = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exported:
+class ExportedModel:
     """A file that was written, and how it compares with the model on real images."""
 
     file: Path
@@ -119,7 +119,7 @@ def export_model(
     root: Path | None = None,
     workers: int = 0,
     out: Path | None = None,
-) -> Exported:
+) -> ExportedModel:
     """Write a model as a file, replay images through both, and keep the file only if they agree.
 
     images: a list or a folder, by default the validation list of the model's run. root: where the
@@ -161,7 +161,7 @@ def export_model(
         replayed = replay(subject, chosen, run, inputs, workers=workers)
         if fault := replayed.fault(wanted.precision) or _fault_of_sizes(run, module, interface):
             raise CheckpointError(f"{file} is not written: {fault}")
-    return Exported(
+    return ExportedModel(
         file=file,
         wanted=wanted,
         replayed=replayed,

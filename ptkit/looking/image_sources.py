@@ -30,7 +30,7 @@ _ALONE = re.compile(
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class LabelledImages:
     """Images to answer for, in order.
 
     labels: what is true, as Answers.answers; of an image without a label it means nothing. known:
@@ -81,13 +81,13 @@ def find_images(
     return list_of(paths, class_names)
 
 
-def find_asked(
+def find_labelled_images(
     subject: Subject,
     sources: Sequence[str],
     *,
     columns: Columns | None = None,
     root: Path | None = None,
-) -> Asked:
+) -> LabelledImages:
     """Return the images that files, folders, lists and tables (.csv, .tsv, .jsonl) name, in that
     order, with the labels that mean something to a model.
 
@@ -127,7 +127,7 @@ def find_asked(
         known &= ~is_ignored
         if count := int(is_ignored.sum()):
             notes.append(f"{counted(count, 'label')} left out: the model's loss ignored the class")
-    return Asked(list_of(paths, subject.class_names), labels, known, tuple(notes))
+    return LabelledImages(list_of(paths, subject.class_names), labels, known, tuple(notes))
 
 
 def _check_flags(sources: Sequence[str], columns: Columns, root: Path | None) -> None:

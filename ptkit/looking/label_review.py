@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ptkit.core.config_layers import read_toml, resolve
+from ptkit.core.config.layers import read_toml, resolve
 from ptkit.core.data import images as decoder
 from ptkit.core.data.lists import ImageList
 from ptkit.core.errors import DataError

@@ -4,7 +4,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ptkit.core.config import Settings
+from ptkit.core.config.settings import Settings
 from ptkit.core.errors import UsageError
 from ptkit.core.ranks import here
 from ptkit.core.training.lr_find import NUM_STEPS, range_test

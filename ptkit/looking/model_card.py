@@ -9,8 +9,8 @@ import numpy as np
 
 from ptkit.core.comparing.differences import metric_text
 from ptkit.core.comparing.runs import FoundRun, Predictions, read_run
-from ptkit.core.config import FLAGS, KEYWORDS, Settings
-from ptkit.core.config_layers import to_layer
+from ptkit.core.config.layers import to_layer
+from ptkit.core.config.settings import FLAGS, KEYWORDS, Settings
 from ptkit.core.data.labels import REGRESSION, SINGLE
 from ptkit.core.parts.calls import names_code, parse
 from ptkit.core.training.tasks.metrics import majority_of

@@ -24,7 +24,7 @@ from ptkit.core.models.hooks import evaluating
 from ptkit.core.sizes import evaluation_batch_size
 from ptkit.core.training.prediction import Predicted, predicted_batch
 from ptkit.looking.answers import Answers, joined
-from ptkit.looking.image_sources import Asked, find_asked
+from ptkit.looking.image_sources import LabelledImages, find_labelled_images
 from ptkit.looking.subject import Subject
 
 # What predict_images takes: a path, an encoded image, or its pixels (H, W, 3).
@@ -54,12 +54,12 @@ def begin_prediction(
 ) -> Prediction:
     """Find images and check everything that can be wrong before they are decoded.
 
-    columns, root: see `find_asked`. how: see `predict_parts`.
+    columns, root: see `find_labelled_images`. how: see `predict_parts`.
 
     Raises:
         DataError, UsageError: see `predict_sources`.
     """
-    asked = find_asked(subject, sources, columns=columns, root=root)
+    asked = find_labelled_images(subject, sources, columns=columns, root=root)
     parts = predict_parts(subject, asked, **how)
     return Prediction(len(asked.images), subject.weights.lines, asked.notes, parts)
 
@@ -74,7 +74,7 @@ def predict_sources(
 ) -> Answers:
     """Return what the model says about image files, folders (at any depth), lists and tables.
 
-    columns, root: see `find_asked`. how: see `predict_parts`.
+    columns, root: see `find_labelled_images`. how: see `predict_parts`.
 
     Raises:
         DataError: nothing there, or, with `stop`, an image that cannot be read.
@@ -87,7 +87,7 @@ def predict_sources(
 
 def predict_parts(
     subject: Subject,
-    asked: Asked,
+    asked: LabelledImages,
     *,
     top: int = 1,
     threshold: float | None = None,
@@ -98,7 +98,8 @@ def predict_parts(
     """Return the model's answers in parts, in the order of the images, as they come.
 
     threshold: in the place of those that the checkpoint has for its classes: the probability below
-    which an image is unknown; where images have several classes, from which on each is present. on_bad: `skip` puts images that cannot be read into the answers' `errors`.
+    which an image is unknown; where images have several classes, from which on each is present.
+    on_bad: `skip` puts images that cannot be read into the answers' `errors`.
 
     Raises:
         UsageError: `top` where classes are not ranked, or a threshold that is no probability or is
@@ -126,7 +127,7 @@ def predict_parts(
 
 def _parts(
     blank: Answers,
-    asked: Asked,
+    asked: LabelledImages,
     found: Iterator[tuple[Predicted, np.ndarray | None]],
     bad: Mapping[int, str],
 ) -> Iterator[Answers]:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from ptkit.core.config import ALPHA
+from ptkit.core.config.settings import ALPHA
 from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.lists import ImageList, read_classes

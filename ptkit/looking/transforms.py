@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ptkit.core.config import DataSettings
+from ptkit.core.config.settings import DataSettings
 from ptkit.core.data import images as decoder
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.lists import list_of

@@ -171,10 +171,7 @@ def _draw_blocks(grid: style.Page, blocks: list[list[int]], texts: list[str], sc
     for block in blocks:
         length = len(block) * scale
         if len(block) > 1 and length >= 4:
-            axes = grid.axes(start, start, length, length)
-            axes.patch.set_visible(False)
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set(visible=True, color="white", linewidth=0.6)
+            grid.frame(start, start, length, length, color="white", linewidth=0.6)
         start += length
     for number, middle in _named_blocks(blocks, scale).items():
         grid.text(texts[number], -6, middle, ha="right", va="center", size=6.5)

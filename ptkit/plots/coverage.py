@@ -21,13 +21,13 @@ class CoverageCurve:
     probability: np.ndarray
 
 
-def coverage_curve(sureness: np.ndarray, right: np.ndarray) -> CoverageCurve:
+def coverage_curve(confidence: np.ndarray, right: np.ndarray) -> CoverageCurve:
     """Return the curve of answers (n,) with these probabilities, right or not, one image or more
     (El-Yaniv and Wiener, "On the Foundations of Noise-free Selective Classification", 2010, section
     2).
     """
-    order = np.argsort(-sureness, kind="stable")
-    ranked, hits = sureness[order], right[order].cumsum()
+    order = np.argsort(-confidence, kind="stable")
+    ranked, hits = confidence[order], right[order].cumsum()
     # Equal probabilities are answered together.
     ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
     return CoverageCurve((ends + 1) / len(ranked), hits[ends] / (ends + 1), ranked[ends])

@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from ptkit.plots.fonts import fitted
 from ptkit.plots.style import INK, MAGNITUDE, MUTED, RED, Page, house_style, new_page, percent
@@ -76,11 +74,11 @@ def _draw(page: Page, one: Explained, *, room: float) -> None:
     tile = resized(one.image, _TILE)
     height, width = tile.shape[:2]
     page.image(tile, 0, -height)
-    axes = page.image(resized(overlay(one.image, one.heat), _TILE), width + _GAP, -height)
+    page.image(resized(overlay(one.image, one.heat), _TILE), width + _GAP, -height)
     if one.box is not None:
-        x1, y1, x2, y2 = (end * width / one.image.shape[1] - 0.5 for end in one.box)
-        look: dict[str, Any] = {"fill": False, "edgecolor": RED, "linewidth": 1.6}
-        axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, clip_on=False, **look))
+        x1, y1, x2, y2 = (end * width / one.image.shape[1] for end in one.box)
+        heat = page.inset(width + _GAP, -height)
+        heat.frame(x1, y1, x2 - x1, y2 - y1, color=RED, linewidth=1.6)
     for number, line in enumerate(one.lines):
         color = RED if one.is_wrong and number == len(one.lines) - 1 else INK if number else MUTED
         text = fitted(line, width=room, size=8)

@@ -37,11 +37,11 @@ def reliability_figure(
     if after is not None:
         lines.append((after, style.BLUE, "after"))
     for k, (found, color, name) in enumerate(lines):
-        sure, right, _ = np.array(found).T
-        axes.plot(sure, right, "o-", color=color, linewidth=1.6, markersize=4, clip_on=False)
+        confidence, right, _ = np.array(found).T
+        axes.plot(confidence, right, "o-", color=color, linewidth=1.6, markersize=4, clip_on=False)
         page.inset(_LEFT + _SIDE + 16, 18 * k).color_key(name, 0, color=color)
     # Where all probabilities are high the lower part would be empty.
-    low = min(min(sure, right) for found, *_ in lines for sure, right, _ in found)
+    low = min(min(confidence, right) for found, *_ in lines for confidence, right, _ in found)
     low = max(0.0, np.floor(low * 10 - 0.5) / 10)
     axes.set(xlim=(low, 1), ylim=(low, 1), xlabel="mean probability", ylabel="share that is right")
     for axis in (axes.xaxis, axes.yaxis):

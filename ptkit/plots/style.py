@@ -12,8 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.transforms import IdentityTransform
 
 from ptkit.plots.fonts import DPI, drawable, font_families, text_width, wrapped
 
@@ -81,12 +83,23 @@ class Page:
         box = (x / total_width, y / total_height, width / total_width, height / total_height)
         return self.figure.add_axes(box)
 
-    def image(self, pixels: np.ndarray, left: float, top: float) -> Axes:
+    def image(self, pixels: np.ndarray, left: float, top: float) -> None:
         """Draw an image, one of its pixels to a pixel; pixels: uint8 (H, W, 3)."""
-        axes = self.axes(left, top, pixels.shape[1], pixels.shape[0])
-        axes.imshow(pixels, interpolation="nearest", aspect="auto")
-        axes.set_axis_off()
-        return axes
+        total_height = self.figure.get_size_inches()[1] * DPI
+        x, y = self.left + left, total_height - self.top - top - pixels.shape[0]
+        # Not axes, whose ticks, spines and scales take far longer to make and draw; below them.
+        self.figure.figimage(pixels, round(x), round(y), origin="upper", zorder=-1)
+
+    def frame(
+        self, left: float, top: float, width: float, height: float, *, color: str, linewidth: float
+    ) -> None:
+        """Draw the outline of a box."""
+        total_height = self.figure.get_size_inches()[1] * DPI
+        corner = (self.left + left, total_height - self.top - top - height)
+        look: dict[str, Any] = {"fill": False, "edgecolor": color, "linewidth": linewidth}
+        self.figure.add_artist(
+            Rectangle(corner, width, height, transform=IdentityTransform(), **look)
+        )
 
     def text(self, text: str, left: float, top: float, **how: Any) -> Text:
         """Write a line at a place, which is its upper left corner unless `how` says otherwise."""

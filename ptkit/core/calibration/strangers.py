@@ -86,21 +86,21 @@ class Strangers:
         nearest = within + rest / self.within_rest
         return nearest, nearest - total - rest / self.total_rest
 
-    def scores(self, chances: Tensor, features: Tensor) -> Tensor:
+    def scores(self, probabilities: Tensor, features: Tensor) -> Tensor:
         """Return how strange each image is (n,): its relative distance and the entropy of its
         probabilities (n, K), without temperature, each in standard deviations. They tell classes
         that look like the known ones; the distance itself counts for images that are far from all.
         """
         nearest, relative = self.distances(features)
         near = (relative - self.distance_mean) / self.distance_std
-        undecided = (generalised_entropy(chances) - self.entropy_mean) / self.entropy_std
+        undecided = (generalised_entropy(probabilities) - self.entropy_mean) / self.entropy_std
         far = ((nearest - self.far_limit) / self.far_spread).clamp_min(0)
         return near + undecided + _FAR_COUNTS * far
 
-    def scaled(self, chances: Tensor, features: Tensor) -> "Strangers":
+    def scaled(self, probabilities: Tensor, features: Tensor) -> "Strangers":
         """Return the same with the means and deviations of some images' distances and entropies."""
         nearest, relative = self.distances(features)
-        undecided = generalised_entropy(chances)
+        undecided = generalised_entropy(probabilities)
         far_limit = float(nearest.quantile(_NOT_FAR))
         return replace(
             self,
@@ -127,12 +127,12 @@ def read_strangers(contents: Mapping[str, Any]) -> Strangers:
     return Strangers(**found)
 
 
-def generalised_entropy(chances: Tensor) -> Tensor:
+def generalised_entropy(probabilities: Tensor) -> Tensor:
     """Return the sum over the 100 most probable classes of (p (1 - p)) ** 0.1, (n,), of
     probabilities (n, K) (Liu et al., "GEN: Pushing the Limits of Softmax-Based Out-of-Distribution
     Detection", 2023, section 3.2).
     """
-    top = chances.topk(min(_MOST_CLASSES, chances.shape[1]), dim=1).values
+    top = probabilities.topk(min(_MOST_CLASSES, probabilities.shape[1]), dim=1).values
     # Of a probability that has rounded to 1, the others are what is left of it.
     return (top * (1 - top)).clamp_min(0).pow(_POWER).sum(1)
 

@@ -15,19 +15,22 @@ _NUM_TRIED = 61
 _TINY = 1e-12
 
 
-def expected_calibration_error(sure: Floats, right: npt.NDArray[np.bool_]) -> float:
+def expected_calibration_error(confidence: Floats, right: npt.NDArray[np.bool_]) -> float:
     """Return the ECE over 15 bins of equal mass (Nguyen and O'Connor 2015, section 3): the mean
     over the bins of |mean probability - share of right ones|, each weighted with its images.
     """
-    gaps = [abs(sure[part].mean() - right[part].mean()) * len(part) for part in bins_of(sure)]
-    return float(sum(gaps) / len(sure))
+    gaps = [
+        abs(confidence[part].mean() - right[part].mean()) * len(part)
+        for part in bins_of(confidence)
+    ]
+    return float(sum(gaps) / len(confidence))
 
 
-def bins_of(sure: Floats, *, num_bins: int = NUM_BINS) -> list[npt.NDArray[np.int64]]:
+def bins_of(confidence: Floats, *, num_bins: int = NUM_BINS) -> list[npt.NDArray[np.int64]]:
     """Return the indices of the numbers in each of some bins of equal mass, the lowest bin first;
     fewer bins of fewer numbers.
     """
-    order = np.argsort(sure, kind="stable")
+    order = np.argsort(confidence, kind="stable")
     return [part for part in np.array_split(order, num_bins) if len(part)]
 
 
@@ -37,14 +40,14 @@ def two_halves(count: int, *, seed: int = 0) -> tuple[npt.NDArray[np.int64], ...
     return order[: count // 2], order[count // 2 :]
 
 
-def cross_entropy(chances: Floats, labels: npt.NDArray[np.int64]) -> float:
-    """Return the mean -log of the true class's probability. chances: (n, K). labels: (n,)."""
-    return -float(np.log(chances[np.arange(len(labels)), labels] + _TINY).mean())
+def cross_entropy(probabilities: Floats, labels: npt.NDArray[np.int64]) -> float:
+    """Return the mean -log of the true class's probability. probabilities: (n, K). labels: (n,)."""
+    return -float(np.log(probabilities[np.arange(len(labels)), labels] + _TINY).mean())
 
 
-def binary_cross_entropy(chances: Floats, truth: npt.NDArray[np.bool_]) -> float:
+def binary_cross_entropy(probabilities: Floats, truth: npt.NDArray[np.bool_]) -> float:
     """Return the mean over images and classes; both are (n, K)."""
-    own = np.where(truth, chances, 1 - chances)
+    own = np.where(truth, probabilities, 1 - probabilities)
     return -float(np.log(own + _TINY).mean())
 
 

@@ -33,7 +33,7 @@ class Threshold:
 
 
 def find_threshold(
-    chances: npt.NDArray[np.floating],
+    probabilities: npt.NDArray[np.floating],
     right: npt.NDArray[np.bool_],
     *,
     precision: float,
@@ -41,13 +41,13 @@ def find_threshold(
 ) -> Threshold:
     """Return the lowest threshold from which on a share `precision` of the answers is right.
 
-    chances: (n,), of the class, in the images for which it may be answered. right: (n,), whether it
-    is. otherwise: the threshold of a class with fewer than MIN_ANSWERS images.
+    probabilities: (n,), of the class, in the images for which it may be answered. right: (n,),
+    whether it is. otherwise: the threshold of a class with fewer than MIN_ANSWERS images.
     """
-    if len(chances) < MIN_ANSWERS:
+    if len(probabilities) < MIN_ANSWERS:
         return Threshold(otherwise, 0, 0, reaches=False)
-    order = np.argsort(-chances, kind="stable")
-    ranked, hits = chances[order].astype(float), np.cumsum(right[order])
+    order = np.argsort(-probabilities, kind="stable")
+    ranked, hits = probabilities[order].astype(float), np.cumsum(right[order])
     # Equal probabilities cannot be told apart.
     ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
     ends = ends[ends >= MIN_ANSWERS - 1]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ptkit.core.comparing.ranking import paired_test
 from ptkit.core.comparing.runs import FoundRun, Predictions, value_text
 from ptkit.core.comparing.significance import (
     LEVEL,
@@ -190,6 +191,21 @@ def run_differences(runs: Sequence[FoundRun]) -> list[Difference]:
     return corrected([between(first, second) for first, second in pairs])
 
 
+def ranked_differences(
+    runs: Sequence[FoundRun], differences: Sequence[Difference]
+) -> list[Difference]:
+    """Compare the runs of some differences, where these are of the same images, in the metrics of
+    their rankings; p has Holm's correction for each metric.
+    """
+    by_name = {run.name: run for run in runs}
+    found = []
+    for metric in ("auroc", "top5"):
+        pairs = [(by_name[d.first], by_name[d.second]) for d in differences if d.test is not None]
+        each = [_between_rankings(first, second, metric) for first, second in pairs]
+        found += corrected([difference for difference in each if difference is not None])
+    return found
+
+
 def setting_differences(settings: Sequence[Setting]) -> list[Difference]:
     """Compare settings like runs, by their runs' main metric: Welch's t test over the seeds."""
     metric = settings[0].runs[0].main
@@ -203,9 +219,10 @@ def corrected(differences: list[Difference]) -> list[Difference]:
     tested = [each for each in differences if each.test is not None]
     if len(tested) < 2:
         return differences
-    chances = iter(holm([each.test.p for each in tested if each.test is not None]))
+    p_values = iter(holm([each.test.p for each in tested if each.test is not None]))
     return [
-        each if each.test is None else replace(each, adjusted=next(chances)) for each in differences
+        each if each.test is None else replace(each, adjusted=next(p_values))
+        for each in differences
     ]
 
 
@@ -233,6 +250,21 @@ def between(first: FoundRun, second: FoundRun) -> Difference:
     )
     needed = images_needed(*counts, len(before.paths))
     return replace(plain, test=mcnemar(*counts), needed=needed, changes=changes)
+
+
+def _between_rankings(first: FoundRun, second: FoundRun, metric: str) -> Difference | None:
+    """Compare two runs on the same images; None where one of them has no such metric."""
+    before, after = first.ranking, second.ranking
+    if before is None or after is None or not {metric} <= before.metrics.keys() & after.metrics:
+        return None
+    test = paired_test(metric, before, after.of_rows(_order_of(first, second)))
+    values = before.metrics[metric], after.metrics[metric]
+    plain = Difference(first.name, second.name, metric, values, test, num=len(before.labels))
+    if test is not None:
+        return plain
+    return replace(
+        plain, why_none="its spread is not known: a class has one image, or none differs"
+    )
 
 
 def _changes(

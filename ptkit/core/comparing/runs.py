@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from ptkit.core.config import Settings
-from ptkit.core.config_layers import read_toml, resolve, to_layer
+from ptkit.core.comparing.ranking import Ranking, read_ranking
+from ptkit.core.config.layers import read_toml, resolve, to_layer
+from ptkit.core.config.settings import Settings
 from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.training.tasks import metrics as compute
@@ -32,8 +33,8 @@ class Predictions:
     """A run's answers for its validation images.
 
     kind: of the labels. names: of the classes or numbers. truth and answers: int64 (N,) classes,
-    bool (N, K) labels given, or float32 (N, D) numbers. chances: float32 (N, K) of several labels;
-    of one class an image (N, 2), of the answer and of the true class.
+    bool (N, K) labels given, or float32 (N, D) numbers. probabilities: float32 (N, K) of several
+    labels; of one class an image (N, 2), of the answer and of the true class.
     """
 
     kind: str
@@ -41,7 +42,7 @@ class Predictions:
     names: tuple[str, ...]
     truth: np.ndarray
     answers: np.ndarray
-    chances: np.ndarray | None = None
+    probabilities: np.ndarray | None = None
 
     @property
     def right(self) -> np.ndarray:
@@ -70,8 +71,8 @@ class Predictions:
             return compute.class_metrics(compute.counts_of_classes(truth, answers, len(self.names)))
         if self.kind == REGRESSION:
             return compute.errors_of_numbers(truth, answers)
-        assert self.chances is not None
-        precisions = compute.average_precisions(truth, self.chances[rows])
+        assert self.probabilities is not None
+        precisions = compute.average_precisions(truth, self.probabilities[rows])
         rates = compute.micro_rates(compute.counts_of_labels(truth, answers))
         return {"map": compute.mean_of_known(precisions), **rates}
 
@@ -137,14 +138,35 @@ class FoundRun:
 
     @cached_property
     def metrics(self) -> dict[str, float]:
-        """Of the answers; of a run that did not reach its end, those of its best epoch."""
+        """Of the answers and of the ranking; of a run that did not reach its end, those of its best
+        epoch.
+        """
         if self.predictions is not None:
-            return self.predictions.metrics()
+            ranked = {} if self.ranking is None else self.ranking.metrics
+            return {**self.predictions.metrics(), **ranked}
         return {
             name.removeprefix("valid_"): value
             for name, value in self.best.items()
             if name.startswith("valid_") and name != "valid_loss"
         }
+
+    @cached_property
+    def ranking(self) -> Ranking | None:
+        """Of the validation images; None where images have no single class, and of runs that kept
+        no outputs.
+        """
+        found = self.predictions
+        if found is None or found.kind != SINGLE:
+            return None
+        return read_ranking(self.folder, found.truth, found.answers)
+
+    @cached_property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """The 95 % intervals of `metrics`, where they are known."""
+        if self.predictions is None:
+            return {}
+        ranked = {} if self.ranking is None else self.ranking.intervals
+        return {**self.predictions.intervals, **ranked}
 
     @property
     def is_fold(self) -> bool:
@@ -257,8 +279,8 @@ def _parsed(rows: list[dict[str, str]], threshold: float) -> Predictions:
             np.array([index[row[key]] for row in rows]) for key in ("true", "predicted")
         )
         keys = ("probability", "probability_of_true")
-        chances = np.array([[float(row[key]) for key in keys] for row in rows], np.float32)
-        return Predictions(SINGLE, paths, names, truth, answers, chances)
+        probabilities = np.array([[float(row[key]) for key in keys] for row in rows], np.float32)
+        return Predictions(SINGLE, paths, names, truth, answers, probabilities)
     # path, then `true NAME` and what was found, by turns.
     names = tuple(column.removeprefix("true ") for column in columns[1::2])
     truth, found = (

@@ -11,7 +11,7 @@ from ptkit.core.calibration.temperature import (
     expected_calibration_error,
     two_halves,
 )
-from ptkit.core.diagnosis.findings import FAIL, WARN, Judgement, fine, not_applicable
+from ptkit.core.diagnosis.findings import FAIL, INFO, WARN, Judgement, fine, not_applicable
 from ptkit.core.diagnosis.progress import is_uneven
 from ptkit.core.diagnosis.recorded import Floats, Outputs, Recorded, softmax
 
@@ -21,6 +21,7 @@ NO_OUTPUTS = not_applicable(
 
 _ECE, _DRAWS = 0.05, 200
 _BIAS, _SDS, _ENOUGH = math.log(1.5), 3.0, 20
+_BIAS_OF_MEAN = math.log(1.25)
 _LOW = 0.8
 _COLLAPSED = 0.5
 _NOISE, _STRONG, _NUM_STRONG, _OF_ERRORS = 0.03, 0.1, 10, 0.5
@@ -31,16 +32,16 @@ def overconfident(run: Recorded) -> Judgement:
     """Probabilities that promise more than they keep."""
     if run.outputs is None:
         return NO_OUTPUTS
-    chances, labels = run.outputs.probabilities, run.outputs.labels
-    sure, right = chances.max(axis=1), run.outputs.answers == labels
-    found = expected_calibration_error(sure, right)
-    usual = _calibrated_ece(sure)
-    numbers = {"ece": found, "usual": usual, "confidence": float(sure.mean())}
-    if found <= max(_ECE, usual) or sure.mean() <= right.mean():
+    probabilities, labels = run.outputs.probabilities, run.outputs.labels
+    confidence, right = probabilities.max(axis=1), run.outputs.answers == labels
+    found = expected_calibration_error(confidence, right)
+    usual = _calibrated_ece(confidence)
+    numbers = {"ece": found, "usual": usual, "confidence": float(confidence.mean())}
+    if found <= max(_ECE, usual) or confidence.mean() <= right.mean():
         return fine(numbers)
     text = (
         f"probabilities are off by {found:.3f} on average (ECE, limit {_ECE:g}; below {usual:.3f}"
-        f" in 95 % of calibrated models): {sure.mean():.1%} sure, {right.mean():.1%} right"
+        f" in 95 % of calibrated models): {confidence.mean():.1%} sure, {right.mean():.1%} right"
     )
     temperature, before, after = _calibrated(run.outputs)
     effect = f"dividing outputs by {temperature:.2f}: ECE {before:.3f} to {after:.3f} (other half)"
@@ -56,6 +57,7 @@ def output_bias(run: Recorded) -> Judgement:
     n = len(labels)
     true, said = (np.bincount(k, minlength=count) for k in (labels, answers))
     hits = np.bincount(labels[labels == answers], minlength=count)
+    mean = np.maximum(run.outputs.probabilities.mean(axis=0), 1e-12)
     faults = []
     for k in np.flatnonzero(true >= _ENOUGH).tolist():
         share, answered = true[k] / n, said[k] / n
@@ -65,20 +67,28 @@ def output_bias(run: Recorded) -> Judgement:
         rate = hits[k] / said[k] if log_ratio > 0 else hits[k] / true[k]
         is_far = abs(log_ratio) > _BIAS and abs(answered - share) > _SDS * spread
         if is_far and rate < _LOW * run.outputs.accuracy:
-            faults.append((abs(log_ratio), k, share, answered))
+            # A model that cannot tell a class yet gives it its due probability, and the most to
+            # others: that is no bias.
+            means = math.copysign(1, log_ratio) * math.log(mean[k] / share)
+            faults.append((means > _BIAS_OF_MEAN, abs(log_ratio), k, share, answered))
     if not faults:
         return fine()
-    _, k, share, answered = max(faults)
+    is_biased, _, k, share, answered = max(faults)
     name = run.class_names[k]
     text = (
         f'"{name}" is {share:.1%} of the images and {answered:.1%} of the answers (limit a factor'
         " of 1.5)"
     )
+    numbers = {"true": share, "answered": answered, "mean_probability": mean[k]}
+    where = tuple(run.class_names[k] for *_, k, _, _ in sorted(faults, reverse=True))
+    if not is_biased:
+        text += f"; its mean probability is {mean[k]:.1%}: it is not told apart yet"
+        command = f"ptkit confmat {run.folder} {run.settings.data.valid}"
+        return Judgement(INFO, text, numbers, where, command)
     before, after = _with_adjusted_logits(run.outputs)
     effect = f"shifting outputs to the true shares: macro recall {before:.1%} to {after:.1%}"
     command = f"{run.again} --set data.sampler=balanced"
-    where = tuple(run.class_names[k] for _, k, *_ in sorted(faults, reverse=True))
-    return Judgement(WARN, text, {"true": share, "answered": answered}, where, command, effect)
+    return Judgement(WARN, text, numbers, where, command, effect)
 
 
 def collapse(run: Recorded) -> Judgement:
@@ -155,10 +165,13 @@ def too_good(run: Recorded) -> Judgement:
     return Judgement(WARN, text, numbers, (), f"ptkit check {run.settings.data.train}")
 
 
-def _calibrated_ece(sure: Floats) -> float:
+def _calibrated_ece(confidence: Floats) -> float:
     """Return what 95 % of calibrated models with these confidences stay below."""
     rng = np.random.default_rng(0)
-    draws = [expected_calibration_error(sure, rng.random(len(sure)) < sure) for _ in range(_DRAWS)]
+    draws = [
+        expected_calibration_error(confidence, rng.random(len(confidence)) < confidence)
+        for _ in range(_DRAWS)
+    ]
     return float(np.quantile(draws, 0.95))
 
 
@@ -210,17 +223,17 @@ def _contradicted(outputs: Outputs) -> tuple[npt.NDArray[np.int64], npt.NDArray[
     """
     labels = outputs.labels
     # Calibrated: a boastful model is not sure, and one trained with smoothing is.
-    chances = softmax(outputs.values / _temperature(outputs.values, labels))
-    n, count = chances.shape
-    own = chances[np.arange(n), labels]
+    probabilities = softmax(outputs.values / _temperature(outputs.values, labels))
+    n, count = probabilities.shape
+    own = probabilities[np.arange(n), labels]
     # A class is believed above the mean confidence of the images that are given it.
     limits = np.array(
         [own[labels == k].mean() if (labels == k).any() else np.inf for k in range(count)]
     )
-    believed = np.where(chances >= limits, chances, -1.0)
+    believed = np.where(probabilities >= limits, probabilities, -1.0)
     other = believed.argmax(axis=1)
     is_strong = (believed.max(axis=1) > 0) & (other != labels)
-    is_strong &= own < _STRONG * chances[np.arange(n), other]
+    is_strong &= own < _STRONG * probabilities[np.arange(n), other]
     return np.flatnonzero(is_strong), outputs.answers != labels
 
 

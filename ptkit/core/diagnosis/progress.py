@@ -25,10 +25,15 @@ _SPIKE_Z, _SPIKE_RISE, _CLIPPED = 6.0, 1.2, 0.5
 _SHARE_OF_STEPS = 0.05
 _WAITS_INFO, _WAITS_WARN = 0.05, 0.20
 _GAP = 0.10
+# Two standard errors of so many points.
+_CANNOT_TELL = 0.10
 
 
 def non_finite(run: Recorded) -> Judgement:
     """NaN or infinity in a loss, a gradient or a weight."""
+    if run.diverged is not None and run.diverged["step"] is None:
+        text = "the gradient was NaN or infinite however small the loss was scaled for fp16"
+        return Judgement(FAIL, text, {}, (), f"{run.again} --precision bf16")
     if run.diverged is not None:
         step, where = run.diverged["step"], tuple(filter(None, [run.diverged.get("where")]))
         text = f"the loss became NaN or infinite at step {step:,}"
@@ -56,7 +61,7 @@ def not_learning(run: Recorded) -> Judgement:
         numbers["guessing"] = guess
         if is_as_guessing(best_loss, guess):
             faults.append(f"the best training loss is {best_loss:.4g}, guessing gives {guess:.4g}")
-    accuracy, counts = best_accuracy(run), valid_counts(run)
+    accuracy, counts, share, limit, total = best_accuracy(run), valid_counts(run), 0.0, 0.0, 0.0
     if accuracy is not None and counts is not None:
         share, total = counts.max() / counts.sum(), counts.sum()
         limit = majority_limit(share, total)
@@ -72,6 +77,10 @@ def not_learning(run: Recorded) -> Judgement:
         return not_applicable("its loss and its labels have no value of guessing")
     if not faults:
         return fine(numbers)
+    if guess is not None and not is_as_guessing(best_loss, guess) and limit - share > _CANNOT_TELL:
+        # Training images are learned, and so few others cannot tell.
+        text = f"{faults[0]}: {total:,.0f} images are too few to tell"
+        return Judgement(INFO, text, numbers, (), "ptkit split FOLDER --kfold 5")
     command = f"{run.again} --preflight"
     return Judgement(FAIL, "; ".join(faults), numbers, (), command)
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ptkit.core.config import Settings
-from ptkit.core.config_layers import read_toml, resolve
+from ptkit.core.config.layers import read_toml, resolve
+from ptkit.core.config.settings import Settings
 from ptkit.core.errors import DataError
 
 Floats = npt.NDArray[np.float64]

@@ -42,7 +42,7 @@ RULES: tuple[Rule, ...] = (
         progress.non_finite,
         "a loss, gradient or weight is NaN or infinite; a loss scaler may skip 5 % of the steps",
         "IEEE 754; Micikevicius et al. 2018, section 3.2, on skipped steps",
-        (*_LEARNING, *_STEPS, *_SIGNAL, "initial loss", "initial signal"),
+        (*_LEARNING, *_STEPS, *_SIGNAL, "initial loss", "initial signal", "not updated"),
     ),
     Rule(
         "softmax before the loss",
@@ -102,6 +102,13 @@ RULES: tuple[Rule, ...] = (
         ("layer imbalance", "vanishing gradient"),
     ),
     Rule(
+        "frozen statistics",
+        updates.frozen_statistics,
+        "the running means of a normalisation layer without a trained parameter move by 0.01 of a"
+        " standard deviation in an epoch",
+        "Ioffe and Szegedy 2015, section 3.1: a step in training mode changes them",
+    ),
+    Rule(
         "vanishing gradient",
         updates.vanishing_gradient,
         "rms gradient of the first quarter of layers over the last < 1e-3 and their update < 1e-5"
@@ -144,7 +151,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "not learning",
         progress.not_learning,
-        "best training loss ≥ 0.98 of guessing, or best accuracy ≤ the largest class + 2 SE",
+        "best training loss ≥ 0.98 of guessing, or best accuracy ≤ the largest class + 2 SE; INFO"
+        " where the loss fell and 2 SE are over 10 points",
         "entropy of the classes' shares; binomial standard error",
         (
             *("collapse", "output bias", "overconfident", "overfitting that costs"),
@@ -170,7 +178,8 @@ RULES: tuple[Rule, ...] = (
         "output bias",
         predictions.output_bias,
         "a class of 20 images and more is answered 1.5 times too often or too rarely, beyond 3"
-        " standard deviations, and its precision or recall is below 0.8 of the accuracy",
+        " standard deviations, and its precision or recall is below 0.8 of the accuracy; INFO"
+        " unless its mean probability is off by a factor of 1.25 too",
         "binomial standard deviation of a share; effect: Saerens et al. 2002",
         ("overconfident",),
     ),
@@ -192,7 +201,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "layer imbalance",
         updates.layer_imbalance,
-        "a layer's median update over the geometric mean outside [0.1, 10]",
+        "a layer's median update over the geometric mean outside [0.1, 10]; a new head on a trained"
+        " body may go further",
         "You et al. 2017 (LARS), section 4: the ratio should be alike in all layers",
     ),
     Rule(

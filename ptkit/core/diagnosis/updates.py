@@ -6,11 +6,13 @@ import numpy as np
 
 from ptkit.core.diagnosis.findings import FAIL, INFO, WARN, Judgement, fine, not_applicable
 from ptkit.core.diagnosis.recorded import Floats, Recorded, smoothed
+from ptkit.core.wording import counted
 
 _VANISHED, _STANDS_STILL, _BEHIND = 1e-3, 1e-5, 1e-2
 _FEW, _MANY = 0.1, 10.0
 _INERT, _CRUSHED, _LARGE_DECAY = 0.01, 0.1, 0.01
 _GROWS = 3.0
+_STATISTICS = 0.01
 # Optimizers that divide by the size of gradients: small ones move weights as far as large ones.
 _ADAPTIVE = ("Adam", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adadelta", "Rprop", "Muon", "Sparse")
 
@@ -56,6 +58,10 @@ def layer_imbalance(run: Recorded) -> Judgement:
         return not_applicable("fewer than three layers that move")
     middle = math.exp(np.mean(np.log(list(found.values()))))
     off = {name: r / middle for name, r in found.items() if not _FEW <= r / middle <= _MANY}
+    head = run.start["head"]
+    if not run.is_from_scratch and off.get(head, 0.0) > _MANY:
+        # A head that is new on a trained body has small weights, and further to go.
+        del off[head]
     if not off:
         return fine({"least": min(found.values()) / middle, "most": max(found.values()) / middle})
     worst = max(off, key=lambda name: abs(math.log(off[name])))
@@ -79,6 +85,28 @@ def not_updated(run: Recorded) -> Judgement:
     text = f"{len(still)} of {len(weights)} weights never moved: {', '.join(still[:3])}"
     flags = " ".join(f'--group "{name}: lr=1x"' for name in still[:3])
     return Judgement(FAIL, text, {"weights": len(still)}, tuple(still), f"{run.again} {flags}")
+
+
+def frozen_statistics(run: Recorded) -> Judgement:
+    """Frozen normalisation layers whose running means move all the same."""
+    layers = [epoch.get("frozen_statistics") or {} for epoch in run.epochs]
+    if not any(layers):
+        return not_applicable("no normalisation layer is frozen")
+    most: dict[str, float] = {}
+    for layer, way in (item for found in layers for item in found.items()):
+        # None where it is not finite: of a run whose values are not.
+        most[layer] = max(most.get(layer, 0.0), math.inf if way is None else way)
+    moved = sorted((k for k in most if most[k] > _STATISTICS), key=most.__getitem__, reverse=True)
+    if not moved:
+        return fine({"most": max(most.values())})
+    text = (
+        f"the running means of {counted(len(moved), 'frozen normalisation layer')} moved, those of"
+        f" {moved[0]} by {most[moved[0]]:.2g} standard deviations in an epoch (limit"
+        f" {_STATISTICS:g}): what is frozen changes"
+    )
+    command = f"keep {moved[0]} in evaluation mode, in `train` or `forward` of"
+    numbers = {"layers": len(moved), "most": most[moved[0]]}
+    return Judgement(WARN, text, numbers, tuple(moved), f"{command} {run.settings.model.call}")
 
 
 def weight_decay(run: Recorded) -> Judgement:

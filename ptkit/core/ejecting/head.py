@@ -1,5 +1,6 @@
 """The head that is fitted before the first step, with train.method=probe-steps, as code."""
 
+import re
 from dataclasses import dataclass
 
 import torch
@@ -62,36 +63,67 @@ def fit_head_function(head: FittedHead, *, forward: Lines, to_device: str, worke
     """Return the function that fits the head; the rest: see `Loop`."""
     if head.penalty is None:
         return []
-    loader = call_text("DataLoader", ["listed", "2 * BATCH_SIZE", *workers])
-    run = [line.replace("model(images)", "model(seen)") for line in forward]
-    run = [line.replace("outputs = ", "") for line in run if line != "outputs = outputs.float()"]
+    loader = call_text("DataLoader", ["listed", "2 * BATCH_SIZE", *workers], depth=2)
+    run = [line for line in forward if line != "outputs = outputs.float()"]
     words = " and of their mirror images" if head.is_mirrored else ""
-    seen = "(images, images.flip(-1))" if head.is_mirrored else "(images,)"
+    again = [line.replace("model(images)", "model(images.flip(-1))") for line in run]
     return [
-        "@torch.no_grad()",
         "def fit_head(model: nn.Module, listed: ImageList) -> None:",
         f'    """Fit the head to what the rest makes of the images{words}."""',
-        f"    head, found, labels = model.{head.name}, [], []",
-        "    hook = head.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))",
+        f"    head = model.{_path(head.name)}",
+        f"    model.{_path(head.name)} = nn.Identity()",
         "    model.eval()",
-        f"    for images, targets in {loader}:",
-        f"        images = {to_device}",
-        f"        for seen in {seen}:",
-        *indented(run, 3),
-        "        labels.append(targets)",
-        "    hook.remove()",
+        "    found, mirrored, targets = [], [], []"
+        if head.is_mirrored
+        else "    found, targets = [], []",
+        "    with torch.no_grad():",
+        f"        for images, labels in {loader}:",
+        f"            images = {to_device}",
+        *indented(_kept(run, "found"), 3),
+        *indented(_kept(again, "mirrored") if head.is_mirrored else [], 3),
+        "            targets.append(labels)",
+        f"    model.{_path(head.name)} = head",
         *(_MIRRORED if head.is_mirrored else _PLAIN),
-        "    with torch.enable_grad():",
-        "        weight, bias = fitted_head(",
-        "            features.cpu(), targets, num_classes=NUM_CLASSES, penalty=PENALTY",
-        "        )",
-        "    head.weight.copy_(weight)",
-        "    head.bias.copy_(bias)",
+        *_FIT,
     ]
 
 
-_PLAIN = ["    features, targets = torch.cat(found).float(), torch.cat(labels)"]
+def _kept(run: Lines, name: str) -> Lines:
+    """Return lines that put their outputs into a list."""
+    if len(run) == 1:
+        return [f"{name}.append({run[0].removeprefix('outputs = ')})"]
+    return [*run, f"{name}.append(outputs)"]
+
+
+def _path(name: str) -> str:
+    """Return the name of a module as code: of a Sequential's part with its number in brackets."""
+    return re.sub(r"\.(\d+)", r"[\1]", name)
+
+
+_PLAIN = ["    features, labels = torch.cat(found).float().cpu(), torch.cat(targets)"]
 _MIRRORED = [
-    "    features = torch.cat(found[::2] + found[1::2]).float()",
-    "    targets = torch.cat(labels).repeat(2)",
+    "    features = torch.cat(found + mirrored).float().cpu()",
+    "    labels = torch.cat(targets).repeat(2)",
 ]
+_FIT = """\
+    mean, std = features.mean(0), features.std(0, correction=0)
+    std = torch.where(std > 0, std, 1.0)
+    features = (features - mean) / std
+    weight = torch.zeros(NUM_CLASSES, features.shape[1], requires_grad=True)
+    bias = torch.zeros(NUM_CLASSES, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [weight, bias], max_iter=200, line_search_fn="strong_wolfe", tolerance_change=1e-7
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(F.linear(features, weight, bias), labels)
+        loss = loss + PENALTY / 2 * weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    with torch.no_grad():
+        # The scaling becomes part of the head, which then takes features as they are.
+        head.weight.copy_(weight / std)
+        head.bias.copy_(bias - (weight / std) @ mean)""".splitlines()

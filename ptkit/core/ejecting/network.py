@@ -12,9 +12,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from ptkit.core.ejecting import plain_models
 from ptkit.core.ejecting.conditions import condition
 from ptkit.core.ejecting.refusals import refused
-from ptkit.core.ejecting.source import Lines, call_text, definitions, indented, literal
+from ptkit.core.ejecting.source import (
+    Lines,
+    body_of,
+    call_text,
+    called_in,
+    definitions,
+    indented,
+    literal,
+)
 from ptkit.core.ejecting.start import start_of
 from ptkit.core.models import channels, torchvision_models
 from ptkit.core.models.hooks import keeping_buffers
@@ -45,6 +54,7 @@ def network_of(setup: Setup) -> Network:
     call = parse(setup.model.call)
     if hasattr(setup.model.module, "fit_inputs"):
         raise refused(f"{call.name}, whose first layer is set from images", "use another model")
+    start = start_of(setup)
     own: Lines = []
     packages: tuple[str, ...] = ()
     if call.prefix == "timm":
@@ -52,10 +62,9 @@ def network_of(setup: Setup) -> Network:
         arguments = [literal(call.name), "num_classes=NUM_CLASSES", *_keywords(call.kwargs)]
         lines = [call_text("timm.create_model", arguments, before="model = ")]
     elif origin(call.name) == "ptkit":
-        own, lines = _of_ours(call)
+        own, lines = _of_ours(call, has_weights=bool(start.lines))
     else:
         own, lines = _of_torchvision(call)
-    start = start_of(setup)
     fill = [*_init_lines(setup), *start.lines]
     made = [*lines, *fill, "return model"]
     if not fill and len(lines) == 1:
@@ -71,7 +80,7 @@ def _keywords(values: Mapping[str, Any]) -> Lines:
     return [f"{key}={literal(value)}" for key, value in values.items() if value is not None]
 
 
-def _of_ours(call: Call) -> tuple[Lines, Lines]:
+def _of_ours(call: Call, *, has_weights: bool) -> tuple[Lines, Lines]:
     """Return the source of the classes, and the call that a builder of ours returns."""
     from ptkit.core.models.zoo import models
 
@@ -83,13 +92,32 @@ def _of_ours(call: Call) -> tuple[Lines, Lines]:
     assert isinstance(returned, ast.Return)
     assert isinstance(returned.value, ast.Call)
     made = returned.value
+    plain = _PLAIN.get(ast.unparse(made.func))
     bound = inspect.signature(builder).bind(num_classes=0, **models().named(call).kwargs)
     bound.apply_defaults()
     values = {k: literal(v) for k, v in bound.arguments.items()} | {"num_classes": "NUM_CLASSES"}
     arguments = [_replaced(a, values) for a in made.args]
     arguments += [f"{k.arg}={_replaced(k.value, values)}" for k in made.keywords]
+    if plain:
+        given = {"num_classes": "NUM_CLASSES"}
+        given |= {str(k.arg): _replaced(k.value, values) for k in made.keywords}
+        lines = body_of(plain_models, plain, given)
+        # Without further blocks.
+        if given.get("num_blocks") == "1":
+            lines = [line.replace(", *more)", ")") for line in lines if "more =" not in line]
+        fill = [] if has_weights else _FAN_OUT
+        return definitions(plain_models, called_in(plain_models, lines)), [*lines, *fill]
     name = ast.unparse(made.func)
     return definitions(module, [name]), [call_text(name, arguments, before="model = ")]
+
+
+_FAN_OUT = [
+    "for module in model.modules():",
+    "    if isinstance(module, nn.Conv2d):",
+    '        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")',
+]
+# Classes whose source is long, and the functions that build the same.
+_PLAIN = {"SmallResNet": "small_resnet", "EfficientNetLite": "efficientnet_lite0"}
 
 
 def _replaced(node: ast.expr, values: Mapping[str, str]) -> str:

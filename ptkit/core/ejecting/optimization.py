@@ -12,9 +12,10 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from ptkit.core.ejecting.conditions import beginnings, condition
+from ptkit.core.ejecting.labels import metric_of
 from ptkit.core.ejecting.refusals import refused
 from ptkit.core.ejecting.source import Lines, call_text, definitions, indented, literal
-from ptkit.core.models.layers import layer_names
+from ptkit.core.models.layers import parameters_by_layer
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.training.optimization import warmup_cosine
 from ptkit.core.training.optimization.optimizers import OPTIMIZERS, OptimizerSetup
@@ -25,6 +26,7 @@ from ptkit.core.training.optimization.schedule_arguments import (
 )
 from ptkit.core.training.optimization.schedules import SCHEDULERS, warmup_steps_of
 from ptkit.core.training.setup import Setup
+from ptkit.core.training.tasks.task import METRICS
 
 # What the texts of LambdaLR may call.
 _OF_MATH = re.compile(r"\b(?:cos|sin|exp|sqrt|log|pi)\b")
@@ -87,6 +89,8 @@ def _parameters(
         return [], [], "model.parameters()"
     if is_all and _spares_vectors_alone(model, groups):
         return [], _TWO_GROUPS, "groups"
+    if is_all and (in_order := _layers_in_order(setup, model, optimizer)):
+        return [], _by_layer(in_order, setup.settings.optimizer.layer_decay), "groups"
     layers, lines, apart = _layer_rates(setup, model, optimizer)
     if layers:
         options = [*apart, *(row for row in options if row[0] != "lr")]
@@ -165,6 +169,60 @@ def _rate(lr: float, base: float) -> str:
     return f"{ratio:g} * LR" if base * ratio == lr else repr(lr)
 
 
+def _layers_in_order(setup: Setup, model: nn.Module, optimizer: OptimizerSetup) -> str:
+    """Return the layers of layer_decay as a list in code; "" where a layer is more than a child of
+    the model or of a Sequential in it, or where groups differ by more than layer and dimensions.
+    """
+    decay = setup.settings.optimizer.layer_decay
+    if decay is None or decay == 1:
+        return ""
+    owned, layers = dict(model.named_parameters()), parameters_by_layer(model)
+    names = [beginnings(list(owned), own) for own in layers]
+    usual = optimizer.optimizer.defaults["weight_decay"]
+    expected = {
+        id(owned[name]): (optimizer.lr * decay**number, usual if owned[name].ndim > 1 else 0.0)
+        for number, own in enumerate(reversed(layers))
+        for name in own
+    }
+    found = {
+        id(p): (group["lr"], group["weight_decay"])
+        for group in optimizer.optimizer.param_groups
+        for p in group["params"]
+    }
+    if found != expected or any(len(own) != 1 or not own[0].endswith(".") for own in names):
+        return ""
+    paths = [own[0].removesuffix(".") for own in names]
+    parts = list(dict.fromkeys(_sequence_of(path) for path in paths))
+    listed = []
+    for part in parts:
+        module = model.get_submodule(part.removeprefix("*"))
+        listed += list(module.children()) if part.startswith("*") else [module]
+    is_same = list(map(id, listed)) == [id(model.get_submodule(path)) for path in paths]
+    texts = [f"*model.{part[1:]}" if part.startswith("*") else f"model.{part}" for part in parts]
+    is_plain = all(part.removeprefix("*").isidentifier() for part in parts)
+    return f"[{', '.join(texts)}]" if is_same and is_plain else ""
+
+
+def _sequence_of(path: str) -> str:
+    """Return the Sequential that a layer is a part of, with a star; or the layer."""
+    parent, _, child = path.rpartition(".")
+    return f"*{parent}" if child.isdecimal() else path
+
+
+def _by_layer(layers: str, decay: float | None) -> Lines:
+    """Return the lines that make groups of layers, norms and biases apart."""
+    return [
+        "# The nearer to the input, the slower. Norms and biases get no weight decay.",
+        f"layers, groups = {layers}, []",
+        "for number, layer in enumerate(layers):",
+        f"    lr = LR * {decay!r} ** (len(layers) - 1 - number)",
+        "    decayed = [p for p in layer.parameters() if p.ndim > 1]",
+        "    spared = [p for p in layer.parameters() if p.ndim <= 1]",
+        '    groups.append({"params": decayed, "lr": lr})',
+        '    groups.append({"params": spared, "lr": lr, "weight_decay": 0.0})',
+    ]
+
+
 def _layer_rates(
     setup: Setup, model: nn.Module, optimizer: OptimizerSetup
 ) -> tuple[Lines, Lines, list[tuple[str, str, set[str]]]]:
@@ -174,7 +232,7 @@ def _layer_rates(
     decay = setup.settings.optimizer.layer_decay
     if decay is None or decay == 1:
         return [], [], []
-    layers = layer_names(model)
+    layers = parameters_by_layer(model)
     rates = {
         id(p): group["lr"] for group in optimizer.optimizer.param_groups for p in group["params"]
     }
@@ -239,7 +297,7 @@ def schedule_code(setup: Setup) -> ScheduleCode:
         UsageError: a function of the user's own.
     """
     settings, schedule = setup.settings, setup.training.schedule
-    steps = len(setup.training.train)
+    steps = _steps_per_epoch(setup)
     warmup = 0 if schedule.warms_up_itself else warmup_steps_of(
         settings.scheduler.warmup, settings.train.epochs * steps
     )  # fmt: skip
@@ -253,29 +311,34 @@ def schedule_code(setup: Setup) -> ScheduleCode:
     return _of_torch(setup, call, given, warmup)
 
 
+def _steps_per_epoch(setup: Setup) -> int:
+    return -(-len(setup.training.train) // setup.settings.train.accumulate)
+
+
 def _factors(kind: str, warmup: int) -> ScheduleCode:
     """Return a constant rate or a cosine over all steps, with its warm-up, as one function."""
     if kind == "none" and not warmup:
         return ScheduleCode()
-    ramp = "min(1.0, (step + 1) / WARMUP_STEPS)"
-    cosine = "(1 + math.cos(math.pi * step / num_steps)) / 2"
-    words = "rise in the warm-up" if warmup else ""
+    ramp = "min(1, (step + 1) / WARMUP_STEPS)"
+    cosine = "(1 + math.cos(math.pi * step / steps)) / 2"
+    words = "They rise in the warm-up" if warmup else ""
     if kind == "cosine":
-        words = f"{words}, then fall in half a cosine" if warmup else "fall in half a cosine"
-    returned = {"none": ramp, "cosine": f"{ramp} * {cosine}" if warmup else cosine}[kind]
+        words = f"{words}, then fall in half a cosine" if warmup else "They fall in half a cosine"
+    factor = {"none": ramp, "cosine": f"{ramp} * {cosine}" if warmup else cosine}[kind]
     made = [
-        "def lr_factor(step: int) -> float:",
-        f'    """Let the rates {words}."""',
-        f"    return {returned}",
-        "",
-        "scheduler = lr_scheduler.LambdaLR(optimizer, lr_factor)",
+        f"# What the rates are multiplied by. {words}.",
+        "scheduler = lr_scheduler.LambdaLR(",
+        f"    optimizer, lambda step: {factor}",
+        ")",
     ]
-    return ScheduleCode(made=["", *made], after_step=["scheduler.step()"], warmup_steps=warmup)
+    if len(made[2]) > 96:
+        made[2:3] = ["    optimizer,", f"    lambda step: {factor},"]
+    return ScheduleCode(made=made, after_step=["scheduler.step()"], warmup_steps=warmup)
 
 
 def _of_torch(setup: Setup, call: Call, given: Mapping[str, Any], warmup: int) -> ScheduleCode:
     schedule, epochs = setup.training.schedule, setup.settings.train.epochs
-    ticks = len(setup.training.train) if schedule.per == "step" else 1
+    ticks = _steps_per_epoch(setup) if schedule.per == "step" else 1
     groups = setup.training.optimizer_setup.param_groups
     length = {"epochs": epochs, "ticks_per_epoch": ticks}
     target = SCHEDULERS.find(call).load()
@@ -290,7 +353,7 @@ def _of_torch(setup: Setup, call: Call, given: Mapping[str, Any], warmup: int) -
         values["lr_lambda"] = _lambda(given["lr_lambda"], ticks)
     is_plateau = isinstance(target, type) and issubclass(target, lr_scheduler.ReduceLROnPlateau)
     if is_plateau:
-        values["mode"] = literal("min" if schedule.metric == "loss" else "max")
+        values["mode"] = literal(METRICS[setup.training.loss.task.kind].get(schedule.metric, "min"))
     is_ours = call.name == "WarmupCosineLR"
     name = call.name if is_ours else f"lr_scheduler.{call.name}"
     on = "stand_ins" if warmup else "optimizer"
@@ -304,9 +367,10 @@ def _of_torch(setup: Setup, call: Call, given: Mapping[str, Any], warmup: int) -
             "stand_ins = torch.optim.SGD(stand_ins)",
             *made,
         ]
-    watched = {"loss": "valid_loss"}.get(schedule.metric, schedule.metric)
-    if watched not in ("valid_loss", "accuracy"):
-        raise refused(f"scheduler.metric={watched}", "watch loss or accuracy")
+    main = next(iter(METRICS[setup.training.loss.task.kind]))
+    if schedule.metric not in ("loss", main):
+        raise refused(f"scheduler.metric={schedule.metric}", f"watch loss or {main}")
+    watched = "valid_loss" if schedule.metric == "loss" else metric_of(setup).name
     step = [f"scheduler.step({watched if is_plateau else ''})"]
     if warmup:
         step = ["stand_ins.step()", *step]

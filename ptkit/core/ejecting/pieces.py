@@ -8,41 +8,30 @@ import math
 import zlib
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torchvision.transforms.v2 import functional as TF
 
 SEED = 0
 
-# Every random number is a hash of what it is for (splitmix64; Steele, Lea and Flood 2014).
+# Every random number is a hash of what it is for.
 GOLDEN, MASK = 0x9E3779B97F4A7C15, 2**64 - 1
 
 
 def mix(z: int) -> int:
-    """Scramble 64 bits."""
+    """Scramble 64 bits (splitmix64; Steele, Lea and Flood 2014)."""
     z &= MASK
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & MASK
     z = (z ^ (z >> 27)) * 0x94D049BB133111EB & MASK
     return z ^ (z >> 31)
 
 
-def stream(purpose: str, number: int) -> int:
-    """Return where the random numbers for a purpose begin, such as the order of epoch 3."""
-    start = mix(mix(SEED + GOLDEN) ^ zlib.crc32(purpose.encode()))
-    return mix(start + (number + 1) * GOLDEN)
-
-
-def uniforms(purpose: str, epoch: int, index: int, count: int) -> list[float]:
-    """Return an image's random numbers in an epoch, each 0 <= u < 1."""
-    start = mix(index * GOLDEN + stream(purpose, epoch))
-    return [(mix(start + k * GOLDEN) >> 11) / 2**53 for k in range(1, count + 1)]
-
-
-def epoch_order(num_images: int, epoch: int) -> list[int]:
-    """Return the images of an epoch in random order."""
-    start = stream("order", epoch)
-    return sorted(range(num_images), key=lambda index: mix((index + 1) * GOLDEN + start))
+def bits(purpose: str, *numbers: int) -> int:
+    """Return 64 random bits for a purpose, such as the order of image 5 in epoch 3."""
+    z = mix(mix(SEED + GOLDEN) ^ zlib.crc32(purpose.encode()))
+    for number in numbers:
+        z = mix(z + number * GOLDEN)
+    return z
 
 
 def random_box(
@@ -61,20 +50,6 @@ def random_box(
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def color_jitter(
-    image: Tensor, u: list[float], ranges: Sequence[tuple[float, float] | None]
-) -> Tensor:
-    """Change brightness, contrast, saturation and hue, each by a factor of its range, in random
-    order.
-    """
-    changes = TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue
-    for k in sorted(range(4), key=lambda k: u[k]):
-        limits = ranges[k]
-        if limits is not None:
-            image = changes[k](image, limits[0] + u[4 + k] * (limits[1] - limits[0]))
-    return image
-
-
 def erased_box(
     height: int, width: int, u: list[float], scale: Sequence[float], ratio: Sequence[float]
 ) -> tuple[int, int, int, int] | None:
@@ -89,27 +64,36 @@ def erased_box(
     return None
 
 
-def fitted_head(
-    features: Tensor, labels: Tensor, *, num_classes: int, penalty: float
-) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of the head with the smallest loss on features (n, D)."""
-    mean, std = features.mean(0), features.std(0, correction=0)
-    std = torch.where(std > 0, std, 1.0)
-    scaled = (features - mean) / std
-    weight = torch.zeros(num_classes, features.shape[1], requires_grad=True)
-    bias = torch.zeros(num_classes, requires_grad=True)
-    optimizer = torch.optim.LBFGS(
-        [weight, bias], max_iter=200, line_search_fn="strong_wolfe", tolerance_change=1e-7
+def mix_up(images: Tensor, draws: np.random.Generator, alpha: float) -> tuple[Tensor, Tensor]:
+    """Blend each image with the one before it (Zhang et al. 2018); return its own share too."""
+    share = torch.from_numpy(draws.beta(alpha, alpha, len(images))).float()
+    own = share[:, None, None, None]
+    return images.roll(1, 0) * (1 - own) + images * own, share
+
+
+def cut_mix(images: Tensor, draws: np.random.Generator, alpha: float) -> tuple[Tensor, Tensor]:
+    """Paste a box of the image before it into each one (Yun et al. 2019); return its own share."""
+    num_images, _, height, width = images.shape
+    half = 0.5 * np.sqrt(
+        1.0 - draws.beta(alpha, alpha, num_images).astype(np.float32).astype(float)
     )
+    x, y = draws.integers(width, size=num_images), draws.integers(height, size=num_images)
+    mixed, share = images.clone(), torch.empty(num_images)
+    for k in range(num_images):
+        half_w, half_h = int(half[k] * width), int(half[k] * height)
+        left, right = max(x[k] - half_w, 0), min(x[k] + half_w, width)
+        top, bottom = max(y[k] - half_h, 0), min(y[k] + half_h, height)
+        mixed[k, :, top:bottom, left:right] = images[k - 1, :, top:bottom, left:right]
+        share[k] = 1.0 - (right - left) * (bottom - top) / (width * height)
+    return mixed, share
 
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(F.linear(scaled, weight, bias), labels)
-        loss = loss + penalty / 2 * weight.square().sum()
-        loss.backward()
-        return loss
 
-    optimizer.step(closure)
-    # The scaling becomes part of the head, which then takes features as they are.
-    plain = weight.detach() / std
-    return plain, bias.detach() - plain @ mean
+def mean_precision(truth: Tensor, chances: Tensor) -> float:
+    """Return the mean average precision (n, classes) of the classes that some image has."""
+    found = []
+    for own, chance in zip(truth.bool().T, chances.T, strict=True):
+        if own.any():
+            # For each image of the class: all that are as probable, and those of the class.
+            listed = chance >= chance[own][:, None]
+            found.append(((listed & own).sum(1) / listed.sum(1)).mean())
+    return torch.stack(found).mean().item()

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import torch
 
-from ptkit.core.config import AUTO, Settings
+from ptkit.core.config.settings import AUTO, Settings
 from ptkit.core.data.images import cv2, read
 from ptkit.core.data.keyed import spread
-from ptkit.core.data.labels import DESCRIPTIONS, SINGLE
 from ptkit.core.data.lists import ImageList
 from ptkit.core.errors import UsageError
 from ptkit.core.parts.calls import Call, names_code, parse, parse_all
 from ptkit.core.ranks import here
 from ptkit.core.training.setup import Setup
+from ptkit.core.training.tasks.task import METRICS
 
 # Images of each list on which the script's way to read them is tried.
 _TRIED = 50
@@ -46,9 +46,6 @@ def check_setup(setup: Setup) -> None:
         UsageError: the message names what it is.
     """
     training, data = setup.training, setup.data
-    kind = training.train.images.label_kind
-    if kind != SINGLE:
-        raise refused(f"lists with {DESCRIPTIONS[kind]}", "it is for one class an image")
     if training.loss.compares:
         raise refused(f"{training.loss.call.name}, which compares images", "use CrossEntropyLoss")
     if training.compiled is not None:
@@ -57,8 +54,9 @@ def check_setup(setup: Setup) -> None:
         raise refused("fp16 with its loss scaling", "--precision fp32 or bf16")
     if data.skipped:
         raise refused("images that are skipped", "take them out of the lists")
-    if setup.metric not in ("accuracy", "loss"):
-        raise refused(f"train.metric={setup.metric}", "accuracy or loss chooses the best epoch")
+    main = next(iter(METRICS[training.loss.task.kind]))
+    if setup.metric not in (main, "loss"):
+        raise refused(f"train.metric={setup.metric}", f"{main} or loss chooses the best epoch")
     for images in (training.train.images, training.valid.images):
         _check_list(images)
 
@@ -79,7 +77,6 @@ def _unsuited(settings: Settings) -> Iterator[tuple[str, str]]:
         "data.decode=gpu": data.decode == "gpu",
         "data.alpha=white": data.alpha == "white",
         "data.on_bad=skip": data.on_bad == "skip",
-        "train.accumulate": train.accumulate > 1,
         "train.patience": train.patience,
         "train.profile": train.profile,
         "train.shard": train.shard,

@@ -1,5 +1,6 @@
 """`ptkit train --eject`: a run as one plain script, held against the run before it is written."""
 
+import copy
 import os
 import re
 import textwrap
@@ -9,25 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from ptkit.core.config import AUTO, Settings
+from ptkit.core.config.settings import AUTO, Settings
 from ptkit.core.data.loading.batches import Batch
 from ptkit.core.ejecting import pieces
 from ptkit.core.ejecting.head import FittedHead, fit_head_function, head_fitted
-from ptkit.core.ejecting.loop import IMAGE_LIST, evaluate_function, loop_of, main_function
+from ptkit.core.ejecting.labels import LABELS
+from ptkit.core.ejecting.loop import evaluate_function, loop_of, main_function
 from ptkit.core.ejecting.network import network_of
 from ptkit.core.ejecting.optimization import ScheduleCode, optimizer_parts, schedule_code
 from ptkit.core.ejecting.refusals import check_settings, check_setup
-from ptkit.core.ejecting.source import Lines, definitions, imports_for, indented, literal
-from ptkit.core.ejecting.views import mean_and_std_text, view_functions
+from ptkit.core.ejecting.source import WIDTH, Lines, definitions, imports_for, indented, literal
+from ptkit.core.ejecting.views import image_list, mean_and_std_text
 from ptkit.core.errors import UsageError
 from ptkit.core.files import write_atomically
 from ptkit.core.training.observers import Watcher
 from ptkit.core.training.setup import Setup, prepare
 
 # The ready functions that a part of a script may call.
-_PIECES = ("uniforms", "epoch_order", "stream", "random_box", "erased_box", "color_jitter",
-           "fitted_head")  # fmt: skip
+_PIECES = ("bits", "random_box", "erased_box", "mix_up", "cut_mix",
+           "mean_precision")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -92,8 +95,12 @@ def script_of(setup: Setup, name: str, *, head: FittedHead) -> tuple[str, tuple[
         *indented(network.lines),
     ]
     parts: list[Lines] = [
-        view_functions(training.train.pipeline, training.valid.pipeline),
-        [IMAGE_LIST],
+        image_list(
+            training.train.pipeline,
+            training.valid.pipeline,
+            label=LABELS[training.loss.task.kind],
+            folder=any(Path(file).parent != Path() for file in _lists(setup)),
+        ),
         *([text] for text in network.definitions),
         build,
         groups,
@@ -106,7 +113,7 @@ def script_of(setup: Setup, name: str, *, head: FittedHead) -> tuple[str, tuple[
         ['if __name__ == "__main__":', "    main()"],
     ]
     code = "\n\n\n".join("\n".join(lines) for lines in parts if lines)
-    used = [piece for piece in _PIECES if re.search(rf"\b{piece}\(", code)]
+    used = [piece for piece in _PIECES if re.search(rf"\b{piece}\b", code)]
     ready = definitions(pieces, used) if used else []
     # SEED is among the settings.
     code = "\n\n\n".join([*(text for text in ready if not text.startswith("SEED")), code])
@@ -144,29 +151,45 @@ def _settings(setup: Setup, schedule: ScheduleCode, head: FittedHead, code: str)
     """Return the settings at the top, of those that the code reads."""
     training, train, data = setup.training, setup.settings.train, setup.settings.data
     normalize = next((c for c in training.train.pipeline.calls if c.name == "Normalize"), None)
-    rates = {"LR": repr(training.optimizer_setup.lr)}
-    if schedule.warmup_steps:
-        rates = {"LR, WARMUP_STEPS": f"{rates['LR']}, {schedule.warmup_steps}"}
-    rows = {
-        "TRAIN, VALID": f"Path({literal(data.train)}), Path({literal(data.valid)})",
-        "NUM_CLASSES": str(training.loss.facts.num_classes),
-        "MEAN, STD": ", ".join(mean_and_std_text(normalize)) if normalize else "",
-        "EPOCHS, BATCH_SIZE": f"{train.epochs}, {training.train.sampling.batch_size}",
-        "PENALTY": repr(head.penalty),
-        **rates,
-        "CLIP_VALUE": repr(train.clip_value),
-        "CLIP_NORM": repr(train.clip_grad),
-        "EMA_DECAY": repr(train.ema),
-        "SEED": str(train.seed),
-        "DEVICE": literal(training.train.device.type),
-        "WORKERS": str(training.train.workers),
-    }
-    used = {
-        name: value for name, value in rows.items() if re.search(rf"\b{name.split(',')[0]}\b", code)
-    }
-    lines = [f"{name} = {value}" for name, value in used.items()]
-    note = "# Of the head's weights, as five-fold cross-validation chose it."
-    return "\n".join([note + "\n" + line if line.startswith("PENALTY") else line for line in lines])
+    task = training.loss.task
+    rows = (
+        {"TRAIN": literal(str(data.train)), "VALID": literal(str(data.valid))},
+        {"NUM_CLASSES": str(training.loss.facts.num_classes)},
+        dict(zip(("MEAN", "STD"), mean_and_std_text(normalize), strict=True)) if normalize else {},
+        {
+            "EPOCHS": str(train.epochs),
+            "BATCH_SIZE": str(training.train.sampling.batch_size),
+            "ACCUMULATE": str(train.accumulate),
+        },
+        {"LR": repr(training.optimizer_setup.lr), "WARMUP_STEPS": str(schedule.warmup_steps)},
+        {"PENALTY": repr(head.penalty)},
+        {"CLIP_VALUE": repr(train.clip_value), "CLIP_NORM": repr(train.clip_grad)},
+        {"EMA_DECAY": repr(train.ema)},
+        {
+            "SEED": str(train.seed),
+            "DEVICE": literal(training.train.device.type),
+            "WORKERS": str(training.train.workers),
+        },
+        {"CENTRE": _tensor(task.shift), "SPREAD": _tensor(task.scale)},
+    )
+    lines = []
+    for row in rows:
+        used = {name: value for name, value in row.items() if re.search(rf"\b{name}\b", code)}
+        if "PENALTY" in used:
+            lines.append("# Of the head's weights, as five-fold cross-validation chose it.")
+        if used:
+            line = f"{', '.join(used)} = {', '.join(used.values())}"
+            each = [f"{name} = {value}" for name, value in used.items()]
+            lines += [line] if len(line) <= WIDTH else each
+    return "\n".join(lines)
+
+
+def _tensor(values: torch.Tensor | None) -> str:
+    return "" if values is None else f"torch.tensor({values.tolist()}).to(DEVICE)"
+
+
+def _lists(setup: Setup) -> tuple[str, str]:
+    return str(setup.settings.data.train), str(setup.settings.data.valid)
 
 
 def _check(code: str, setup: Setup) -> None:
@@ -174,8 +197,8 @@ def _check(code: str, setup: Setup) -> None:
     names: dict[str, Any] = {"__name__": "ejected"}
     with torch.random.fork_rng(devices=[]):
         exec(compile(code, "ejected", "exec"), names)
-        weights = names["build_model"]().state_dict()
-    own = setup.model.module.state_dict()
+        model = names["build_model"]()
+    weights, own = model.state_dict(), setup.model.module.state_dict()
     assert weights.keys() == own.keys()
     same = [torch.equal(weights[name], tensor.cpu()) for name, tensor in own.items()]
     assert all(same), "the script's first weights are others than the run's"
@@ -183,13 +206,29 @@ def _check(code: str, setup: Setup) -> None:
     for images, name, epoch in lists:
         listed = names["ImageList"](names[name], is_training=name == "TRAIN")
         listed.epoch = epoch
-        _check_batch(next(images.epoch(epoch)), listed)
+        # Mixing is a matter of the loop, not of a list.
+        unmixed = copy.copy(images)
+        unmixed.pipeline = replace(images.pipeline, mix=None)
+        batch = next(unmixed.epoch(epoch))
+        _check_batch(batch, listed)
+    _check_outputs(model, setup, batch)
+
+
+def _check_outputs(model: nn.Module, setup: Setup, batch: Batch) -> None:
+    """Compare what both models make of a batch; a GPU's own rounding is let pass."""
+    own = setup.model.module.eval()
+    with torch.no_grad():
+        expected = own(batch.images).cpu()
+        outputs = model.eval().to(batch.images.device)(batch.images).cpu()
+    same = torch.allclose(outputs, expected, rtol=1e-2, atol=1e-3)
+    assert same, "the script's model is another than the run's"
 
 
 def _check_batch(batch: Batch, listed: Any) -> None:
     """Compare a batch with the same images of a script's list."""
     views = [listed[int(index)] for index in batch.indices]
-    assert [label for _, label in views] == batch.labels.tolist()
+    labels = torch.stack([torch.as_tensor(label) for _, label in views])
+    assert torch.equal(labels, batch.labels.cpu().to(labels.dtype))
     images = torch.stack([image for image, _ in views])
     # On a GPU colours are computed there, and may differ by a level.
     if batch.images.device.type == "cpu":

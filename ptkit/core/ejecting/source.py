@@ -9,7 +9,7 @@ import json
 import math
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -30,14 +30,17 @@ _IMPORTS = (
         ("math", "import math"),
         ("re", "import re"),
         ("zlib", "import zlib"),
+        ("OrderedDict", "from collections import OrderedDict"),
         ("Callable", "from collections.abc import Callable"),
         ("Sequence", "from collections.abc import Sequence"),
         ("resources", "from importlib import resources"),
+        ("islice", "from itertools import islice"),
         ("Path", "from pathlib import Path"),
         ("NamedTuple", "from typing import NamedTuple"),
     ),
     (
         ("cv2", "import cv2"),
+        ("np", "import numpy as np"),
         ("timm", "import timm"),
         ("torch", "import torch"),
         ("torchvision", "import torchvision"),
@@ -71,6 +74,27 @@ def definitions(module: ModuleType, names: Iterable[str]) -> list[str]:
     chosen = [node for node in tree.body if wanted & set(_defined(node))]
     private = {name for name in wanted if name.startswith("_")}
     return [_public(_text_of(node, lines), private) for node in chosen]
+
+
+def body_of(module: ModuleType, name: str, values: Mapping[str, str]) -> Lines:
+    """Return the lines of a function without its head, in which values stand for its arguments and
+    `model = ` for its last `return`.
+    """
+    [text] = [text for text in definitions(module, [name]) if f"def {name}(" in text]
+    function = ast.parse(text).body[0]
+    assert isinstance(function, ast.FunctionDef)
+    lines = text.splitlines()[function.body[1].lineno - 1 :]
+    body = textwrap.dedent("\n".join(lines))
+    for argument, value in values.items():
+        # Not where it names an argument of another call.
+        body = re.sub(rf"\b{argument}\b(?!=)", value, body)
+    return re.sub(r"^return ", "model = ", body, flags=re.MULTILINE).splitlines()
+
+
+def called_in(module: ModuleType, lines: Lines) -> set[str]:
+    """Return the names that a module defines of those that lines read."""
+    tree = ast.parse(inspect.getsource(module))
+    return _used(ast.parse("\n".join(lines))) & {n for node in tree.body for n in _defined(node)}
 
 
 def imports_for(code: str) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ptkit.core.ejecting.refusals import refused
-from ptkit.core.ejecting.source import Lines, call_text, definitions, literal
+from ptkit.core.ejecting.source import Lines, call_text, literal
 from ptkit.core.models import packaged_weights
 from ptkit.core.models.weights import Weights
 from ptkit.core.models.zoo import origin
@@ -63,10 +63,10 @@ def _packaged(name: str) -> Start:
         [
             f'folder = resources.files("{package}")',
             f'weights = torch.load(str(folder / "{file}"), weights_only=True)',
-            "weights = {our_name(name): values for name, values in weights.items()}",
+            "# The same tensors in the same order, under other names.",
+            "weights = dict(zip(model.state_dict(), weights.values(), strict=True))",
         ],
-        definitions(packaged_weights, ["_our_name"]),
-        (package.replace("_", "-"),),
+        packages=(package.replace("_", "-"),),
     )
 
 

@@ -24,6 +24,7 @@ from ptkit.core.models.checkpoint_schema import (
 from ptkit.core.models.fitting import with_stem
 from ptkit.core.models.matching import load_whole
 from ptkit.core.models.weight_files import COMMENT, check_zip, read_weight_file
+from ptkit.core.models.weightless import without_memory
 from ptkit.core.models.zoo import build_model
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.parts.catalogue import refuse_user_code
@@ -248,7 +249,7 @@ def _check_extent(call: Call, checkpoint: Mapping[str, Any]) -> None:
     """
     if fault := fault_of_call(call, checkpoint["state_dict"]):
         raise CheckpointError(f"the checkpoint's model {str(call)[:80]} {fault}")
-    with torch.device("meta"):
+    with without_memory():
         module, text = build_model(
             call, num_classes=checkpoint["model"]["num_classes"], size=None, seed=0
         )

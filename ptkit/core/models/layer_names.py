@@ -11,7 +11,7 @@ _MOST_BYTES = 1 << 24
 _ENDINGS = ("weight", "bias")
 
 
-def layer_names(path: Path) -> list[str]:
+def layers_of_file(path: Path) -> list[str]:
     """Return the layers with weights in a checkpoint, run folder or weight file, and the blocks
     around them, in the file's order; none of what is no such file.
     """

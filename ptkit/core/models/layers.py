@@ -12,7 +12,7 @@ _WRAPPER = 0.5
 _WRAPPER_IN_CONTAINER = 0.9
 
 
-def layer_names(model: nn.Module) -> list[list[str]]:
+def parameters_by_layer(model: nn.Module) -> list[list[str]]:
     """Return the names of all parameters, layer by layer as the model lists them, each once.
 
     The model, Sequential, ModuleList and ModuleDict are taken apart, and so is a module with more

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from ptkit.core.models import (
     downloads,
     packaged_weights,
@@ -16,6 +14,7 @@ from ptkit.core.models import (
     timm_weights,
     torchvision_models,
 )
+from ptkit.core.models.weightless import without_memory
 from ptkit.core.models.zoo import build_model
 from ptkit.core.parts.calls import parse
 from ptkit.core.parts.catalogue import REFUSALS, STUMBLES
@@ -52,7 +51,7 @@ def pretrained_models(pattern: str = "*") -> list[Pretrained]:
 
 def _packaged() -> Iterator[Pretrained]:
     for name in packaged_weights.NAMES:
-        with torch.device("meta"):
+        with without_memory():
             model, _ = build_model(name, num_classes=1000, size=None, seed=0)
         count = sum(parameter.numel() for parameter in model.parameters())
         file = packaged_weights.file_of(name) if packaged_weights.is_installed() else None
@@ -96,7 +95,7 @@ def _count(name: str, num_classes: int) -> int | None:
     import timm
 
     try:
-        with torch.device("meta"):
+        with without_memory():
             model = timm.create_model(name, num_classes=num_classes)
     except (*REFUSALS, *STUMBLES):
         return None

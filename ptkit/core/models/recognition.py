@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
-from ptkit.core.errors import UsageError
 from ptkit.core.models.matching import fits
+from ptkit.core.models.weightless import without_memory
 from ptkit.core.models.weights import plain_names
 from ptkit.core.models.zoo import build_model, models
 
@@ -24,12 +23,8 @@ def recognised(given: Mapping[str, Tensor]) -> str:
     if len(named) < _FEWEST:
         return ""
     for name in models().parts:
-        try:
-            with torch.device("meta"):
-                model, _ = build_model(name, num_classes=2, size=None, seed=0)
-        except UsageError:
-            # torchvision's RegNets compute with their weights while they are built.
-            continue
+        with without_memory():
+            model, _ = build_model(name, num_classes=2, size=None, seed=0)
         own = model.state_dict()
         num_alike = sum(fits(own, *item) for item in named.items())
         # None of too many, nor of too few: a ResNet-18 is a part of a ResNet-34.

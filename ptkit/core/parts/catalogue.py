@@ -133,7 +133,7 @@ class Catalogue:
         hidden = part.supplied | checks.OLD_ARGUMENTS.keys() | checks.OLD_REDUCTIONS
         return [
             Argument(key, self._default_text(p), rule.text if (rule := part.rule(name, p)) else "")
-            for key, p in inspect.signature(part.load()).parameters.items()
+            for key, p in part.parameters.items()
             if key not in hidden and p.kind not in checks.VARIADIC
         ]
 
@@ -239,11 +239,10 @@ def _named_module(name: str) -> Any:
 
 
 def _parameters(call: Call, part: Part) -> checks.Parameters:
-    target = part.load()
     try:
-        return inspect.signature(target).parameters
+        return part.parameters
     except (TypeError, ValueError):
-        raise _has_no_arguments(call, target) from None
+        raise _has_no_arguments(call, part.load()) from None
 
 
 def _has_no_arguments(call: Call, target: Any) -> UsageError:

@@ -4,6 +4,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from ptkit.core.parts.argument_rules import Allowed, Together, or_none
@@ -30,6 +31,15 @@ class Part:
     def load(self) -> Any:
         """Return the class or function itself."""
         return pkgutil.resolve_name(self.target) if isinstance(self.target, str) else self.target
+
+    @cached_property
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
+        """The arguments of the class or function, which take long to be read.
+
+        Raises:
+            TypeError, ValueError: it has no signature.
+        """
+        return inspect.signature(self.load()).parameters
 
     def rule(self, name: str, parameter: inspect.Parameter) -> Allowed | None:
         """Return what an argument of the part called `name` may be; None where nothing says."""

@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ptkit.core.config import FIELDS, Settings
-from ptkit.core.config_layers import Layer, gather, layer_of
+from ptkit.core.config.layers import Layer, gather, layer_of
+from ptkit.core.config.settings import FIELDS, Settings
 from ptkit.core.errors import CheckpointError, UsageError
 from ptkit.core.parts.calls import names_code, parse
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ptkit.core.config import DataSettings
+from ptkit.core.config.settings import DataSettings
 from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
 from ptkit.core.diagnosis.chance import is_as_guessing, is_as_majority
 from ptkit.core.models.packaged_weights import INSTALL, is_installed

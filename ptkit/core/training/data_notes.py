@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from ptkit.core.config import DataSettings
+from ptkit.core.config.settings import DataSettings
 from ptkit.core.data.labels import REGRESSION, SINGLE
 from ptkit.core.data.loading.keeping import LoadedList, where_note
 from ptkit.core.data.oddities import odd_note

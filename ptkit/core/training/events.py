@@ -16,7 +16,7 @@ from typing import Any, assert_never
 import numpy as np
 from torch import Tensor, nn
 
-from ptkit.core.config import LogSettings
+from ptkit.core.config.settings import LogSettings
 from ptkit.core.files import check_no_link, write_atomically
 from ptkit.core.models.hooks import evaluating
 from ptkit.core.training import observers

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ptkit.core.config import AUTO
+from ptkit.core.config.settings import AUTO
 from ptkit.core.data.loading.batches import Forward
 from ptkit.core.device import autocast, passing_look, trying_kernels, wait_for
 from ptkit.core.errors import UsageError

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ptkit.core.config import TrainSettings
+from ptkit.core.config.settings import TrainSettings
 from ptkit.core.data.keyed import stream_key
 from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.loading.batches import Batch, Batches, Forward

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ptkit.core.config import Settings
+from ptkit.core.config.settings import Settings
 from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.transforms.completion import mirrors
 from ptkit.core.data.transforms.eval_lists import has_own_code

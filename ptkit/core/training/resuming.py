@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ptkit.core.config import SchedulerSettings, Settings
-from ptkit.core.config_layers import to_layer
+from ptkit.core.config.layers import to_layer
+from ptkit.core.config.settings import SchedulerSettings, Settings
 from ptkit.core.data.fingerprints import hash_files
 from ptkit.core.data.keyed import spread
 from ptkit.core.errors import CheckpointError, DataError, UsageError

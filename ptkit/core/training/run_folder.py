@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ptkit.core.config import LogSettings, Settings
-from ptkit.core.config_layers import to_toml
+from ptkit.core.config.layers import to_toml
+from ptkit.core.config.settings import LogSettings, Settings
 from ptkit.core.data.transforms.conversions import denormalise
 from ptkit.core.device import when_copied
 from ptkit.core.errors import DivergedError

@@ -12,8 +12,8 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ptkit.core.config import Settings
-from ptkit.core.config_layers import read_toml, resolve, to_toml
+from ptkit.core.config.layers import read_toml, resolve, to_toml
+from ptkit.core.config.settings import Settings
 from ptkit.core.data.loading.sharing import sharing_decoded
 from ptkit.core.errors import DataError, PtkitError, UsageError
 from ptkit.core.files import parse_json, write_atomically

@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ptkit.core.config import Settings
+from ptkit.core.config.settings import Settings
 from ptkit.core.distributed import Votes, from_main, lost, share_hashes, wait_for_main
 from ptkit.core.errors import DivergedError, InterruptedRunError, StorageError
 from ptkit.core.ranks import ALONE, being, here

@@ -12,7 +12,7 @@ import numpy as np
 import PIL.ImageFont
 import torch
 
-from ptkit.core.config import AUTO, LogSettings, LossSettings, Settings
+from ptkit.core.config.settings import AUTO, LogSettings, LossSettings, Settings
 from ptkit.core.device import (
     choose_device,
     choose_dtype,

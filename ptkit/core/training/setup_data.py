@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ptkit.core.config import DataSettings, TrainSettings
+from ptkit.core.config.settings import DataSettings, TrainSettings
 from ptkit.core.counting import Counting
 from ptkit.core.data.fingerprints import Hashes
 from ptkit.core.data.keyed import Sampling

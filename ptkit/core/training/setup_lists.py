@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from ptkit.core.config import DataSettings
+from ptkit.core.config.settings import DataSettings
 from ptkit.core.data.labels import REGRESSION, SINGLE
 from ptkit.core.data.lists import (
     ImageList,

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from ptkit.core.config import Settings
+from ptkit.core.config.settings import Settings
 from ptkit.core.errors import CheckpointError, UsageError
 from ptkit.core.models.fitting import with_stem
 from ptkit.core.models.initialization import initialize

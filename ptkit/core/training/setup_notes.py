@@ -2,7 +2,7 @@
 
 import torch
 
-from ptkit.core.config import OptimizerSettings, Settings
+from ptkit.core.config.settings import OptimizerSettings, Settings
 from ptkit.core.device import precision_of
 from ptkit.core.parts.calls import parse
 from ptkit.core.training.loop import Training

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from ptkit.core.config import AUTO, Settings, TrainSettings
+from ptkit.core.config.settings import AUTO, Settings, TrainSettings
 from ptkit.core.errors import UsageError
 from ptkit.core.models.hooks import keeping_buffers
 from ptkit.core.parts.calls import Call

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from ptkit.core.config import DataSettings
+from ptkit.core.config.settings import DataSettings
 from ptkit.core.counting import Counting
 from ptkit.core.data import images as decoder
 from ptkit.core.data import statistics

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ptkit import __version__
-from ptkit.core.config_layers import to_layer
+from ptkit.core.config.layers import to_layer
 from ptkit.core.device import precision_of
 from ptkit.core.models.channels import input_channels
 from ptkit.core.ranks import here

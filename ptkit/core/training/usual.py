@@ -6,8 +6,8 @@ Small images, up to 64 pixels, are trained on from scratch with the defaults of 
 from dataclasses import replace
 from pathlib import Path
 
-from ptkit.core.config import Settings
-from ptkit.core.config_layers import Layer, read_recipe
+from ptkit.core.config.layers import Layer, read_recipe
+from ptkit.core.config.settings import Settings
 from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.lists import check_image, read_list
 from ptkit.core.data.loading.first_look import choose_size

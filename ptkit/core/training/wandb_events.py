@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from ptkit.core.config import LogSettings
+from ptkit.core.config.settings import LogSettings
 from ptkit.core.errors import UsageError
 from ptkit.core.training import observers
 from ptkit.core.training.events import charts, scalars

@@ -95,9 +95,9 @@ def _matrix(found: Predictions) -> compute.Matrix:
 
 def _rates(found: Predictions) -> dict[str, compute.Values]:
     if found.kind == MULTI:
-        assert found.chances is not None
+        assert found.probabilities is not None
         rates = compute.rates_of_labels(compute.counts_of_labels(found.truth, found.answers))
-        precisions = compute.average_precisions(found.truth, found.chances)
+        precisions = compute.average_precisions(found.truth, found.probabilities)
         return {"precision": rates["precision"], "recall": rates["recall"], "AP": precisions}
     rates = compute.per_class(_matrix(found))
     return {name: rates[name] for name in ("precision", "recall", "f1")}
@@ -118,9 +118,9 @@ def _percent(value: float) -> str:
 def _figure(example: Example, name: str, uri: str | None, *, is_shown: bool) -> Html:
     told = f"true: {example.true}; answered: {example.answer}"
     picture = tag("img", src=uri, alt=told) if uri else tag("p", "no picture", class_="blank")
-    sure = "" if example.sureness is None else f" {percent(example.sureness)}"
+    confidence = "" if example.confidence is None else f" {percent(example.confidence)}"
     style = {True: "good", False: "bad", None: None}[example.is_right]
-    answer = tag("span", "answered ", isolated(example.answer), sure, class_=style)
+    answer = tag("span", "answered ", isolated(example.answer), confidence, class_=style)
     true = tag("span", "true ", isolated(example.true))
     path = tag("span", isolated(name), class_="path", title=example.path)
     cell = None if example.cell is None else "-".join(map(str, example.cell))

@@ -16,8 +16,8 @@ MAX_EXAMPLES, MAX_OF_CELL = 600, 24
 @dataclass(frozen=True)
 class Example:
     """path: as listed. true, answer: in words. is_right: None of numbers. badness: 0 and more, how
-    far the answer is off. sureness: of the answer, None where it has none. cell: true and answered
-    class, of images with one class each.
+    far the answer is off. confidence: in the answer, None where it has none. cell: true and
+    answered class, of images with one class each.
     """
 
     path: str
@@ -25,7 +25,7 @@ class Example:
     answer: str
     is_right: bool | None
     badness: float
-    sureness: float | None = None
+    confidence: float | None = None
     cell: tuple[int, int] | None = None
 
 
@@ -62,22 +62,28 @@ def in_order_of(found: Predictions, class_names: Sequence[str]) -> Predictions:
         tuple(class_names),
         places[found.truth],
         places[found.answers],
-        found.chances,
+        found.probabilities,
     )
 
 
 def _with_class(found: Predictions) -> Iterator[Example]:
-    chances = np.full((len(found.paths), 2), np.nan) if found.chances is None else found.chances
-    rows = zip(found.paths, found.truth.tolist(), found.answers.tolist(), chances, strict=True)
-    for path, true, answer, (sure, of_true) in rows:
+    probabilities = (
+        np.full((len(found.paths), 2), np.nan)
+        if found.probabilities is None
+        else found.probabilities
+    )
+    rows = zip(
+        found.paths, found.truth.tolist(), found.answers.tolist(), probabilities, strict=True
+    )
+    for path, true, answer, (of_answer, of_true) in rows:
         badness = 0.0 if np.isnan(of_true) else 1 - float(of_true)
-        sureness = None if np.isnan(sure) else float(sure)
+        confidence = None if np.isnan(of_answer) else float(of_answer)
         words = found.names[true], found.names[answer], true == answer
-        yield Example(path, *words, badness, sureness, (true, answer))
+        yield Example(path, *words, badness, confidence, (true, answer))
 
 
 def _with_several(found: Predictions) -> Iterator[Example]:
-    values = found.answers if found.chances is None else found.chances
+    values = found.answers if found.probabilities is None else found.probabilities
     badness = np.abs(values.astype(float) - found.truth).max(axis=1)
     is_right = [None] * len(badness) if found.kind == REGRESSION else found.right.tolist()
     for row, path in enumerate(found.paths):

@@ -1,5 +1,6 @@
 """What a run folder tells of a run, gathered for its report; also of a run that was killed."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ptkit.core.comparing.runs import FoundRun, Predictions, read_run
-from ptkit.core.config import Settings
+from ptkit.core.config.settings import Settings
 from ptkit.core.counting import Counting
 from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.lists import ImageList, read_list
@@ -19,7 +20,7 @@ from ptkit.looking.checking import CheckUp, check_up
 from ptkit.looking.diagnosis import diagnose
 from ptkit.looking.reporting.examples import in_order_of
 
-# Of more images the check-up takes minutes, and has a command of its own.
+# Of more images the check-up may take a minute or more.
 MAX_CHECKED = 5_000
 
 
@@ -55,6 +56,7 @@ def gather_run(
     folder: Path,
     *,
     with_images: bool = True,
+    check: bool | None = None,
     root: Path | None = None,
     device: str = "auto",
     workers: int = 0,
@@ -62,7 +64,8 @@ def gather_run(
 ) -> Reported:
     """Read a run folder, apply the rules of `diagnose` to it and those of `check` to its lists.
 
-    root: a folder that the images are in now. counting: for a progress bar.
+    check: whether to check the lists; None for those of at most MAX_CHECKED images. root: a folder
+    that the images are in now. counting: for a progress bar.
 
     Raises:
         UsageError: settings that cannot be read. DataError: a table that cannot be read.
@@ -80,12 +83,12 @@ def gather_run(
         findings = Missing(reason_of(error))
     listed = _listed(run.settings)
     predictions = _predictions(run, listed, outputs)
-    check = _checked(run.settings, workers=workers, counting=counting)
-    if isinstance(check, Missing) and not with_images:
+    checked = _checked(run, check, workers=workers, counting=counting)
+    if isinstance(checked, Missing) and not with_images:
         # A reason may name an image.
-        check = Missing("its lists were not checked")
+        checked = Missing("its lists were not checked")
     places = _places(listed) if with_images else Missing("left out, as --no-images asks")
-    return Reported(run, predictions, findings, check, places, with_images)
+    return Reported(run, predictions, findings, checked, places, with_images)
 
 
 def _predictions(
@@ -100,18 +103,24 @@ def _predictions(
     if not np.array_equal(listed.labels, outputs.labels):
         return Missing("the run has not reached its end, and its validation list was changed")
     answers, rows = outputs.answers, np.arange(len(listed))
-    chances = np.stack([outputs.probabilities[rows, k] for k in (answers, outputs.labels)], axis=1)
+    probabilities = np.stack(
+        [outputs.probabilities[rows, k] for k in (answers, outputs.labels)], axis=1
+    )
     paths = tuple(listed.listed_path(int(row)) for row in rows)
-    return Predictions(SINGLE, paths, listed.class_names, outputs.labels, answers, chances)
+    return Predictions(SINGLE, paths, listed.class_names, outputs.labels, answers, probabilities)
 
 
-def _checked(settings: Settings, *, workers: int, counting: Counting) -> CheckUp | Missing:
-    data = settings.data
-    root, files = _root(settings), [Path(data.train), Path(data.valid)]
+def _checked(
+    run: FoundRun, is_asked: bool | None, *, workers: int, counting: Counting
+) -> CheckUp | Missing:
+    if is_asked is False:
+        return Missing("left out, as --no-check asks")
+    data = run.settings.data
+    root, files = _root(run.settings), [Path(data.train), Path(data.valid)]
     try:
         count = sum(len(read_list(file, root=root)) for file in files)
-        if count > MAX_CHECKED:
-            command = f"ptkit check {data.train} {data.valid}"
+        if is_asked is None and count > MAX_CHECKED:
+            command = f"ptkit report {shlex.quote(run.name)} --check"
             return Missing(f"{count:,} images take their time: `{command}` looks at them")
         return check_up(files, root=root, workers=workers, counting=counting)
     except PtkitError as error:

@@ -95,8 +95,8 @@ def _metric(run: FoundRun, name: str) -> Html:
     if value is None:
         return tag("td", "–")
     text = metric_text(name, value)
-    if run.predictions is not None and name in run.predictions.intervals:
-        low, high = (metric_text(name, end) for end in run.predictions.intervals[name])
+    if name in run.intervals:
+        low, high = (metric_text(name, end) for end in run.intervals[name])
         text += f" ({low} to {high})"
     return tag("td", text, data_value=f"{value:.9g}")
 

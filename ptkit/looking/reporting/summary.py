@@ -7,7 +7,7 @@ import numpy as np
 
 from ptkit.core.comparing.differences import metric_text
 from ptkit.core.comparing.runs import Predictions, value_text
-from ptkit.core.config import DataSettings
+from ptkit.core.config.settings import DataSettings
 from ptkit.core.data.labels import REGRESSION, SINGLE
 from ptkit.core.training.tasks.metrics import majority_of
 from ptkit.core.wording import counted, duration

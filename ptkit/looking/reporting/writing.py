@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from ptkit.core.counting import Counting
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.files import check_no_link, write_atomically
 from ptkit.looking.reporting.gather import gather_run
@@ -28,20 +28,19 @@ def write_report(
     *,
     out: Path | None = None,
     with_images: bool = True,
-    root: Path | None = None,
-    device: str = "auto",
-    workers: int = 0,
-    counting: Counting,
+    check: bool | None = None,
+    **how: Any,
 ) -> Written:
     """Write the page of a run folder, or the table of a folder of runs, to report.html in it, or to
     the file `out`.
 
-    with_images: False leaves pictures and paths of the data out. root: a folder that the images of
-    the run's lists are in now.
+    with_images: False leaves pictures and paths of the data out. check, how: of the page of a run,
+    see `gather_run`.
 
     Raises:
         DataError: not a folder with runs, or a file of a run that cannot be read.
-        UsageError: a file of that name is not such a page. StorageError: the disk refused.
+        UsageError: a file of that name is not such a page, or `check` with a folder of runs.
+        StorageError: the disk refused.
     """
     if not place.is_dir():
         what = "is not a folder" if place.exists() else "does not exist"
@@ -50,12 +49,12 @@ def write_report(
         )
     file = _target(place, out)
     if (place / "config.toml").is_file():
-        report = gather_run(
-            place, with_images=with_images, root=root, device=device, workers=workers,
-            counting=counting,
-        )  # fmt: skip
+        report = gather_run(place, with_images=with_images, check=check, **how)
         text, left_out = run_page(report)
         count = 1
+    elif check is not None:
+        flag = "--check" if check else "--no-check"
+        raise UsageError(f"{flag} is for the page of one run, and {place} is a folder of runs")
     else:
         runs = gather_runs(place)
         text, left_out = runs_page(runs, beside=file.parent, with_paths=with_images), {}

@@ -16,7 +16,7 @@ import torch
 import torchvision
 
 from ptkit import __version__
-from ptkit.core.config import DataSettings
+from ptkit.core.config.settings import DataSettings
 from ptkit.core.counting import Counting
 from ptkit.core.data import images as decoder
 from ptkit.core.data.lists import ImageList

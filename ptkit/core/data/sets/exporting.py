@@ -15,7 +15,7 @@ HUB = "hf:"
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedSet:
     """A set in class folders. parts: how many images each has; "" where it has no parts."""
 
     name: str
@@ -32,7 +32,7 @@ def export_set(
     source: Path | None = None,
     label_column: str | None = None,
     counting: Counting,
-) -> Exported:
+) -> ExportedSet:
     """Write a data set as FOLDER/PART/CLASS/IMAGE.
 
     name: a row of KNOWN_SETS, or `hf:NAME` of a set of the Hugging Face Hub. folder: by default one
@@ -75,4 +75,4 @@ def export_set(
         counts, class_names = write_parts(parts, finished, counting)
     # No longer needed once the set is there.
     shutil.rmtree(kept, ignore_errors=True)
-    return Exported(name, folder, counts, class_names, about)
+    return ExportedSet(name, folder, counts, class_names, about)

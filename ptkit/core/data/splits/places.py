@@ -32,7 +32,7 @@ class Places:
     note: str
 
 
-def find_images(
+def find_places(
     listed: Sequence[str],
     lines: Sequence[int],
     file: Path,

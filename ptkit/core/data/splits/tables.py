@@ -12,7 +12,7 @@ from typing import Any
 
 from ptkit.core.data.labels import mixed_labels
 from ptkit.core.data.splits.given_parts import part_of, with_parts, with_parts_of_names
-from ptkit.core.data.splits.places import Places, find_images
+from ptkit.core.data.splits.places import Places, find_places
 from ptkit.core.data.splits.scanning import Scan
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.files import numbered_lines, open_text, parse_json
@@ -69,7 +69,7 @@ def scan_table(
 ) -> Scan:
     """Find the images that a table names, and the class of each.
 
-    root: the folder that paths are relative to; by default that of the table, see `find_images`.
+    root: the folder that paths are relative to; by default that of the table, see `find_places`.
     known: a single class is accepted if it is one of these. is_lenient: see `with_parts`.
 
     Classes that are whole numbers are sorted as numbers, others by code point.
@@ -84,7 +84,7 @@ def scan_table(
     class_names = ordered_classes({row.label: f"line {row.line}" for row in reversed(rows)}, file)
     if len(class_names) < 2 and class_names[0] not in known:
         raise DataError(f"{file} has images of one class only, {class_names[0]}; expected more")
-    places = find_images([row.path for row in rows], [row.line for row in rows], file, root=root)
+    places = find_places([row.path for row in rows], [row.line for row in rows], file, root=root)
     label_of = {name: label for label, name in enumerate(class_names)}
     order = sorted(range(len(rows)), key=lambda k: (label_of[rows[k].label], places.names[k]))
     scan = Scan(
@@ -129,7 +129,7 @@ def images_of_table(file: Path, columns: Columns, *, root: Path | None) -> Liste
     """
     table = _read_table(file, columns, needs_labels=False)
     rows, lines = table.rows, [row.line for row in table.rows]
-    places = find_images([row.path for row in rows], lines, file, root=root, is_lenient=True)
+    places = find_places([row.path for row in rows], lines, file, root=root, is_lenient=True)
     labels = [row.label for row in rows] if "label" in table.chosen else None
     note = _note(table, places, num_repeated=0)
     if labels is None and (several := _usual("label", table.header)):

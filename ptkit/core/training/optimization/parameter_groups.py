@@ -162,9 +162,9 @@ def _set_rates_by_layer(
     plans: dict[str, ParameterPlan], model: nn.Module, *, lr: float, decay: float
 ) -> None:
     """Decay the rate from the head down (Howard and Ruder 2018, "discriminative fine-tuning")."""
-    from ptkit.core.models.layers import layer_names
+    from ptkit.core.models.layers import parameters_by_layer
 
-    layers = layer_names(model)
+    layers = parameters_by_layer(model)
     for number, names in enumerate(layers, start=1):
         factor = decay ** (len(layers) - number)
         for name in names:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ptkit.core.config import SchedulerSettings
+from ptkit.core.config.settings import SchedulerSettings
 from ptkit.core.errors import UsageError
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.training.optimization.schedule_arguments import PER_GROUP

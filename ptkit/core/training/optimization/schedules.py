@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer, lr_scheduler
 
-from ptkit.core.config import SchedulerSettings
+from ptkit.core.config.settings import SchedulerSettings
 from ptkit.core.errors import UsageError
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.parts.catalogue import Catalogue

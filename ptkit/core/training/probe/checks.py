@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ptkit.core.config import AUTO, Settings
+from ptkit.core.config.settings import AUTO, Settings
 from ptkit.core.data.labels import SINGLE
 from ptkit.core.errors import UsageError
 from ptkit.core.models.features import features

@@ -20,7 +20,8 @@ class Recorded:
     before clipping. sampled: numbers of the steps, from 1, at which weights were measured. weights:
     by name the norms of `weight`, `gradient` (before clipping) and `update`, the step's real
     change. activations: by layer, see `Activations.taken`. output_bias: (K,), if there is one.
-    margins: see `Margins`. valid_outputs: float32 (n, K), of the validation list in its order.
+    frozen_statistics: see `FrozenStatistics`. margins: see `Margins`. valid_outputs: float32
+    (n, K), of the validation list in its order.
     """
 
     step: int
@@ -32,6 +33,7 @@ class Recorded:
     weights: Mapping[str, Mapping[str, Sequence[float]]]
     activations: Mapping[str, Mapping[str, Any]]
     output_bias: Sequence[float] | None
+    frozen_statistics: Mapping[str, float]
     train_s: float
     recording_s: float
     margins: Mapping[str, Any] | None = None

@@ -16,6 +16,7 @@ from ptkit.core.data.loading.batches import Batch, Forward
 from ptkit.core.distributed import summed_on_device
 from ptkit.core.ranks import here
 from ptkit.core.training.recording.activations import Activations
+from ptkit.core.training.recording.frozen import FrozenStatistics
 from ptkit.core.training.recording.gauge import Gauge, Recorded
 from ptkit.core.training.recording.outputs import Margins, ValidOutputs
 from ptkit.core.training.recording.series import Seconds, Series
@@ -76,10 +77,13 @@ class LayerGauge(Gauge):
         self._loss: Tensor | None = None
         self._is_sampled = False
         self._activations, self._num_looked_at = Activations(model, self._seconds), 0
+        self._frozen = FrozenStatistics(model)
 
     def begin_epoch(self, num_steps: int) -> None:
         """Choose the steps at which weights are measured."""
         self._sampled = frozenset(sampled_steps(num_steps) if here().is_main else ())
+        with self._seconds:
+            self._frozen.begin()
 
     def timed(self, groups: Iterable[tuple[Batch, ...]]) -> Iterator[tuple[Batch, ...]]:
         """Time the wait for the batches of each step."""
@@ -165,6 +169,7 @@ class LayerGauge(Gauge):
         """Return the epoch and forget it; waits for the device."""
         with self._seconds:
             state, activations = self.state_dict(), self._activations.taken()
+            statistics = self._frozen.taken()
             outputs = None if self._outputs is None else self._outputs.taken()
         # By weight the norms of each kind, at every sample.
         norms = state["weights"].permute(2, 1, 0).tolist()
@@ -182,6 +187,7 @@ class LayerGauge(Gauge):
             },
             activations=activations,
             output_bias=None if bias is None else bias.tolist(),
+            frozen_statistics=statistics,
             train_s=train_s,
             recording_s=self._seconds.total,
             margins=state.get("margins"),

@@ -8,8 +8,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ptkit.core.calibration import temperature as heat
 from ptkit.core.calibration.strangers import Strangers
+from ptkit.core.calibration.temperature import (
+    best_temperature,
+    binary_cross_entropy,
+    cross_entropy,
+    expected_calibration_error,
+    two_halves,
+)
 from ptkit.core.calibration.thresholds import Threshold, find_threshold
 from ptkit.core.data.labels import MULTI
 from ptkit.core.training.tasks.task import Task
@@ -18,7 +24,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Heat:
+class FittedTemperature:
     """A temperature, fitted to all images, and what temperatures fitted to either half of them do
     to the other half.
 
@@ -74,13 +80,13 @@ class AnswerFit:
         self.task = replace(task, strangers=None).on(torch.device("cpu"))
         self.outputs, self.labels = outputs, labels
         self.precision, self.known = precision, known
-        first, second = heat.two_halves(len(labels), seed=seed)
+        first, second = two_halves(len(labels), seed=seed)
         self.both_ways = ((first, second), (second, first))
 
-    def fit_temperature(self) -> Heat:
+    def fit_temperature(self) -> FittedTemperature:
         """Fit the temperature, and both ways on halves."""
-        found = self._heat()
-        self.task = _heated(self.task, found.value)
+        found = self._temperature()
+        self.task = _with_temperature(self.task, found.value)
         return found
 
     def fit_thresholds(self) -> tuple[tuple[Threshold, ...], Answering]:
@@ -94,9 +100,9 @@ class AnswerFit:
         """Return strangers with the limit that lets the wished share of the images pass; and how
         many images do not pass the limit of the half that they are not in.
         """
-        chances = self.task.plain_chances(self.outputs)
-        strangers = strangers.scaled(chances, features)
-        scores = strangers.scores(chances, features).numpy()
+        probabilities = self.task.plain_probabilities(self.outputs)
+        strangers = strangers.scaled(probabilities, features)
+        scores = strangers.scores(probabilities, features).numpy()
         limit = float(np.quantile(scores, self.known))
         strange = sum(
             int((scores[scored] > np.quantile(scores[fitted], self.known)).sum())
@@ -104,20 +110,20 @@ class AnswerFit:
         )
         return replace(strangers, limit=limit), strange
 
-    def _heat(self) -> Heat:
+    def _temperature(self) -> FittedTemperature:
         rows = np.arange(len(self.labels))
         before = replace(self.task, temperature=None).values(self.outputs).numpy()
         after, halves = np.empty_like(before), []
         for fitted, scored in self.both_ways:
-            halves.append(heat.best_temperature(self._loss_at(fitted)))
-            warm = replace(self.task, temperature=halves[-1])
-            after[scored] = warm.values(self.outputs[scored]).numpy()
+            halves.append(best_temperature(self._loss_at(fitted)))
+            scaled = replace(self.task, temperature=halves[-1])
+            after[scored] = scaled.values(self.outputs[scored]).numpy()
         ece, losses = [], []
-        for chances in (before, after):
-            ece.append(heat.expected_calibration_error(*self._sure(chances)))
-            losses.append(self._loss(chances, rows))
-        return Heat(
-            heat.best_temperature(self._loss_at(rows)),
+        for probabilities in (before, after):
+            ece.append(expected_calibration_error(*self._confidence(probabilities)))
+            losses.append(self._loss(probabilities, rows))
+        return FittedTemperature(
+            best_temperature(self._loss_at(rows)),
             (halves[0], halves[1]),
             (ece[0], ece[1]),
             (losses[0], losses[1]),
@@ -127,30 +133,30 @@ class AnswerFit:
         outputs = self.outputs[rows]
         return lambda t: self._loss(replace(self.task, temperature=t).values(outputs).numpy(), rows)
 
-    def _loss(self, chances: np.ndarray, rows: np.ndarray) -> float:
-        loss = heat.binary_cross_entropy if self.task.kind == MULTI else heat.cross_entropy
-        return loss(chances, self.labels[rows])
+    def _loss(self, probabilities: np.ndarray, rows: np.ndarray) -> float:
+        loss = binary_cross_entropy if self.task.kind == MULTI else cross_entropy
+        return loss(probabilities, self.labels[rows])
 
-    def _sure(self, chances: np.ndarray) -> tuple[np.ndarray, BoolArray]:
+    def _confidence(self, probabilities: np.ndarray) -> tuple[np.ndarray, BoolArray]:
         """Return probabilities, and which of them are of what is true."""
         if self.task.kind == MULTI:
-            return chances.ravel(), self.labels.ravel()
+            return probabilities.ravel(), self.labels.ravel()
         answers = self.task.answers(self.outputs).numpy()
-        return chances[np.arange(len(answers)), answers], answers == self.labels
+        return probabilities[np.arange(len(answers)), answers], answers == self.labels
 
     def _thresholds(self, rows: np.ndarray) -> tuple[Threshold, ...]:
         """Return the threshold of each class that some images give."""
-        chances, labels = self.task.values(self.outputs[rows]).numpy(), self.labels[rows]
+        probabilities, labels = self.task.values(self.outputs[rows]).numpy(), self.labels[rows]
         several, old = self.task.kind == MULTI, self.task.thresholds
         answers = None if several else self.task.answers(self.outputs[rows]).numpy()
         found = []
-        for k in range(chances.shape[1]):
+        for k in range(probabilities.shape[1]):
             own = np.arange(len(rows)) if answers is None else np.flatnonzero(answers == k)
             right = labels[:, k] if several else labels[own] == k
             otherwise = 0.0 if not several else 0.5 if old is None else float(old[k])
             found.append(
                 find_threshold(
-                    chances[own, k],
+                    probabilities[own, k],
                     right,
                     precision=self.precision,
                     otherwise=otherwise,
@@ -175,7 +181,7 @@ class AnswerFit:
         return Answering(len(self.labels), *counts.tolist())
 
 
-def _heated(task: Task, value: float) -> Task:
+def _with_temperature(task: Task, value: float) -> Task:
     """Return a task with another temperature; of several labels the thresholds that it has mean
     the same as before.
     """

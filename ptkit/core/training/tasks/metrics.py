@@ -52,7 +52,9 @@ def class_metrics(counts: Matrix) -> dict[str, float]:
     }
 
 
-def areas_under_roc(labels: npt.NDArray[np.int64], chances: npt.NDArray[np.float32]) -> Values:
+def areas_under_roc(
+    labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float32]
+) -> Values:
     """Return the area under the ROC curve of each class against the rest (K,); nan for a class that
     no image has, or that all have.
 
@@ -60,24 +62,24 @@ def areas_under_roc(labels: npt.NDArray[np.int64], chances: npt.NDArray[np.float
     probability; equal ones count for a half (Fawcett, "An introduction to ROC analysis", 2006,
     section 7).
 
-    labels: class indices (n,). chances: probabilities (n, K).
+    labels: class indices (n,). probabilities: (n, K).
     """
     areas: list[float] = []
-    for start in range(0, chances.shape[1], _AT_ONCE):
+    for start in range(0, probabilities.shape[1], _AT_ONCE):
         # Copied as rows: a column of a large table is read at the speed of memory, not of caches.
-        columns = np.ascontiguousarray(chances[:, start : start + _AT_ONCE].T)
+        columns = np.ascontiguousarray(probabilities[:, start : start + _AT_ONCE].T)
         areas += [_area(labels == start + k, column) for k, column in enumerate(columns)]
     return np.array(areas)
 
 
-def _area(truth: npt.NDArray[np.bool_], chances: npt.NDArray[np.float32]) -> float:
+def _area(truth: npt.NDArray[np.bool_], probabilities: npt.NDArray[np.float32]) -> float:
     """Return the area from the ranks of the images of a class among all, equal ones sharing theirs
     (the statistic of Mann and Whitney, 1947).
     """
-    inside, num_outside = np.sort(chances[truth]), np.count_nonzero(~truth)
+    inside, num_outside = np.sort(probabilities[truth]), np.count_nonzero(~truth)
     if not len(inside) or not num_outside:
         return float("nan")
-    every = np.sort(chances)
+    every = np.sort(probabilities)
     below, up_to = (np.searchsorted(every, inside, side=side) for side in ("left", "right"))
     ranks = (below.sum() + up_to.sum() + len(inside)) / 2
     return float((ranks / len(inside) - (len(inside) + 1) / 2) / num_outside)
@@ -114,21 +116,27 @@ def micro_rates(counts: Matrix) -> dict[str, float]:
     return {key: float(np.nan_to_num(rates[key][0])) for key in ("f1", "precision", "recall")}
 
 
-def average_precisions(truth: npt.NDArray[np.bool_], chances: npt.NDArray[np.float32]) -> Values:
+def average_precisions(
+    truth: npt.NDArray[np.bool_], probabilities: npt.NDArray[np.float32]
+) -> Values:
     """Return the average precision of each class (K,); nan for a class without images.
 
     The sum over recall steps of the precision there, images of one probability taken together
     (Manning et al., "Introduction to Information Retrieval", 2008, section 8.4).
     """
-    return np.array([_average_precision(truth[:, k], chances[:, k]) for k in range(truth.shape[1])])
+    return np.array(
+        [_average_precision(truth[:, k], probabilities[:, k]) for k in range(truth.shape[1])]
+    )
 
 
-def _average_precision(truth: npt.NDArray[np.bool_], chances: npt.NDArray[np.float32]) -> float:
+def _average_precision(
+    truth: npt.NDArray[np.bool_], probabilities: npt.NDArray[np.float32]
+) -> float:
     if not truth.any():
         return float("nan")
-    order = np.argsort(-chances, kind="stable")
+    order = np.argsort(-probabilities, kind="stable")
     hits = np.cumsum(truth[order])
-    last_of_tie = np.append(np.flatnonzero(np.diff(chances[order])), len(order) - 1)
+    last_of_tie = np.append(np.flatnonzero(np.diff(probabilities[order])), len(order) - 1)
     precision, recall = hits[last_of_tie] / (last_of_tie + 1), hits[last_of_tie] / hits[-1]
     return float(np.sum(np.diff(recall, prepend=0) * precision))
 

@@ -104,7 +104,11 @@ class Task:
         if self.kind == EMBEDDING:
             assert self.class_means is not None
             found = F.normalize(outputs.float(), dim=1)
-            return F.softmax(-torch.cdist(found, self.class_means) / (_SPREAD * heat), dim=1)
+            # By differences for any number of images, which an exported graph needs to take any.
+            distances = torch.cdist(
+                found, self.class_means, compute_mode="donot_use_mm_for_euclid_dist"
+            )
+            return F.softmax(-distances / (_SPREAD * heat), dim=1)
         # Not divided by 1: the same numbers as without a temperature.
         outputs = outputs.float() if heat == 1.0 else outputs.float() / heat
         found = DECODERS[self.kind][self.activation](outputs)
@@ -142,9 +146,9 @@ class Task:
         """Return how strange images are (n,), see `Strangers.scores`."""
         assert self.strangers is not None
         assert features is not None
-        return self.strangers.scores(self.plain_chances(outputs), features)
+        return self.strangers.scores(self.plain_probabilities(outputs), features)
 
-    def plain_chances(self, outputs: Tensor) -> Tensor:
+    def plain_probabilities(self, outputs: Tensor) -> Tensor:
         """Return probabilities (n, K) as they are without a temperature."""
         return replace(self, temperature=None).values(outputs)
 

@@ -5,11 +5,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptkit.core.config import FIELDS, FLAGS, KEYWORDS, Settings
-from ptkit.core.config_layers import (
+from ptkit.core.config.layers import (
     gather,
     layer_of,
     parse_assignment,
@@ -19,6 +19,7 @@ from ptkit.core.config_layers import (
     to_layer,
     to_toml,
 )
+from ptkit.core.config.settings import FIELDS, FLAGS, KEYWORDS, Settings
 from ptkit.core.errors import UsageError
 
 SETTINGS = [(section, field) for section, fields in FIELDS.items() for field in fields.values()]
@@ -75,7 +76,7 @@ def resolved_or_none(layer):
 
 
 @given(valid_settings(), st.sampled_from(["runs/1", "../elsewhere/x", "."]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_settings_written_as_toml_are_read_back_the_same_wherever_the_file_lies(
     tmp_path_factory, found, folder
 ):
@@ -93,7 +94,7 @@ def test_settings_written_as_toml_are_read_back_the_same_wherever_the_file_lies(
     st.sampled_from(SETTINGS),
     PLAIN | st.lists(PLAIN, max_size=3) | st.dictionaries(TEXT, PLAIN, max_size=2),
 )
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_any_value_makes_settings_that_can_be_kept_or_a_usage_error(setting, value):
     section, field = setting
     found = resolved_or_none({section: {field.name: value}})

@@ -4,9 +4,9 @@ import tomllib
 import pytest
 from typer.testing import CliRunner
 
-from ptkit.cli import app
-from ptkit.core.config import FIELDS, Settings
-from ptkit.core.config_layers import recipe_names, recipe_text, resolve, to_toml
+from ptkit.commands.app import app
+from ptkit.core.config.layers import recipe_names, recipe_text, resolve, to_toml
+from ptkit.core.config.settings import FIELDS, Settings
 from ptkit.core.errors import UsageError
 
 jsonschema = pytest.importorskip("jsonschema")

@@ -19,16 +19,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ptkit.core.config import AUTO, FIELDS, KEYWORDS, Auto, Settings, keyword_of
-from ptkit.core.config_dependents import freed
-from ptkit.core.config_fields import Form, Limits
+from ptkit.core.config.dependents import freed
+from ptkit.core.config.fields import Form, Limits
+from ptkit.core.config.settings import AUTO, FIELDS, KEYWORDS, Auto, Settings, keyword_of
 from ptkit.core.errors import UsageError
 from ptkit.core.wording import nearest
 
 Layer = Mapping[str, Mapping[str, Any]]
 
 # Ready settings by name: TOML files that anyone can read and copy.
-_RECIPES = Path(__file__).parents[1] / "recipes"
+_RECIPES = Path(__file__).parents[2] / "recipes"
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 
 

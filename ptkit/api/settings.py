@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from ptkit.api_types import SourceFlags, StrPath, path_or_none
+from ptkit.api.keywords import SourceFlags
+from ptkit.api.paths import StrPath, path_or_none
 from ptkit.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from ptkit.core.config import Settings
+    from ptkit.core.config.settings import Settings
     from ptkit.core.training.observers import Watcher
     from ptkit.core.training.run_place import Place
 

@@ -1,12 +1,12 @@
-"""Public data sets in Python: what `ptkit data` does, as a function that prints nothing."""
+"""`ptkit data` in Python."""
 
 from typing import TYPE_CHECKING
 
-from ptkit.api_types import StrPath, path_or_none
+from ptkit.api.paths import StrPath, path_or_none
 from ptkit.core.counting import Counting, uncounted
 
 if TYPE_CHECKING:
-    from ptkit.core.data.sets.exporting import Exported
+    from ptkit.core.data.sets.exporting import ExportedSet
 
 
 def data(
@@ -16,7 +16,7 @@ def data(
     source: StrPath | None = None,
     label_column: str | None = None,
     counting: Counting = uncounted,
-) -> "Exported":
+) -> "ExportedSet":
     """Write a public data set as class folders, OUT/PART/CLASS/IMAGE.
 
     name: such as `cifar10` (`ptkit list data` prints all), or `hf:NAME` of the Hugging Face Hub.

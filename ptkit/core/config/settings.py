@@ -1,7 +1,7 @@
 """Every setting of a run, each a field: default, type, meaning, range, flag, Python keyword.
 
 The flags of `ptkit train`, the keywords of `ptkit.train`, the keys of TOML files and the table in
-docs/training.md all come from here. How values are read and checked: config_layers.py. Free of
+docs/training.md all come from here. How values are read and checked: layers.py. Free of
 torch.
 """
 
@@ -9,11 +9,11 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ptkit.core.config_fields import Form, Limits, setting
+from ptkit.core.config.fields import Form, Limits, setting
+from ptkit.core.machine import DEVICES
 
 ON_BAD = ("stop", "skip")
 ALPHA = ("drop", "white")
-DEVICES = ("auto", "cpu", "cuda", "mps")
 # In the type of a number or switch that may also be left to what is measured before the first step.
 Auto = Literal["auto"]
 AUTO: Auto = "auto"

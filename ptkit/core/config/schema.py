@@ -5,8 +5,8 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ptkit.core.config import AUTO, FIELDS, FLAGS, Auto, Field, keyword_of
-from ptkit.core.config_fields import Form, Limits
+from ptkit.core.config.fields import Form, Limits
+from ptkit.core.config.settings import AUTO, FIELDS, FLAGS, Auto, Field, keyword_of
 
 # The line at the top of a TOML file that makes editors use a schema beside it.
 EDITOR_LINE = "#:schema ./ptkit.schema.json"

@@ -1,10 +1,10 @@
-"""ptkit in Python: files of weights in another form, see api.py."""
+"""`ptkit convert` in Python."""
 
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ptkit.api_types import StrPath, path_or_none
+from ptkit.api.paths import StrPath, path_or_none
 
 if TYPE_CHECKING:
     from ptkit.looking.converting import Converted

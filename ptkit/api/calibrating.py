@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ptkit.api_types import StrPath, path_or_none
+from ptkit.api.paths import StrPath, path_or_none
 from ptkit.core.errors import UsageError
 from ptkit.core.wording import check_at_least, check_choice
 
@@ -50,7 +50,7 @@ def calibrate(
     ckpt: a checkpoint or a run folder. only: of temperature, thresholds and unknown. The rest is
     explained by `ptkit calibrate --help`; `uncalibrate` undoes it.
 
-    >>> ptkit.calibrate("ckpt.pkl", "valid.txt", only=["temperature"]).found.heat.value > 0
+    >>> ptkit.calibrate("ckpt.pkl", "valid.txt", only=["temperature"]).found.temperature.value > 0
     True
 
     Raises:
@@ -58,7 +58,7 @@ def calibrate(
         DataError: a list that cannot be read, too few images new to the model, no training list.
         UsageError: a part that cannot be fitted, or a setting of a part that is not.
     """
-    from ptkit.core.config import ON_BAD
+    from ptkit.core.config.settings import ON_BAD
     from ptkit.core.device import choose_device
     from ptkit.looking.calibrating import Wishes
     from ptkit.looking.calibrating import calibrate as calibrate_in_place

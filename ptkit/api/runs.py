@@ -1,42 +1,31 @@
-"""ptkit in Python: what makes a run, see api.py.
+"""`ptkit train` and `ptkit finetune` in Python.
 
 Settings are keywords with the names that the settings have in docs/training.md: `lr`, `batch_size`,
 and `model`, `loss`, `optimizer`, `scheduler` for the calls.
 """
 
 import functools
-import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ParamSpec, Unpack
 
-from ptkit.api_settings import Layers, asked_finetuning, asked_training, split_first
-from ptkit.api_types import (
-    FinetuneKeywords,
-    SourceFlags,
-    StrPath,
-    TrainKeywords,
-    path_or_none,
-)
+from ptkit.api.keywords import FinetuneKeywords, SourceFlags, TrainKeywords
+from ptkit.api.paths import StrPath, path_or_none
+from ptkit.api.settings import Layers, asked_finetuning, asked_training
 from ptkit.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from ptkit.core.config import Settings
-    from ptkit.core.ejecting.script import Ejected
+    from ptkit.core.config.settings import Settings
     from ptkit.core.training.observers import Watcher
-    from ptkit.core.training.probe.linear_head import Chosen
     from ptkit.core.training.run_folder import Run
     from ptkit.core.training.run_place import Place
     from ptkit.core.training.session import RunResult
-    from ptkit.looking.lr_find import FoundRate
 
 
 P = ParamSpec("P")
 
 
-def _together(run: "Callable[P, RunResult]") -> "Callable[P, RunResult]":
+def as_one_run(run: "Callable[P, RunResult]") -> "Callable[P, RunResult]":
     """Let the processes that torchrun has started make one run, of which the first one tells."""
 
     @functools.wraps(run)
@@ -69,7 +58,16 @@ def _continued(begun: Path, keywords: Mapping[str, Any]) -> "RunResult":
     return train(resume=begun, **{k: v for k, v in keywords.items() if k not in known})
 
 
-@_together
+def _refuse_series(settings: Mapping[str, Any]) -> None:
+    for name in ("seeds", "folds"):
+        if name in settings:
+            raise UsageError(
+                f"{name} makes several runs: ptkit.train_series({name}=...) or, from old weights,"
+                f" ptkit.finetune_series(weights, {name}=...)"
+            )
+
+
+@as_one_run
 def train(
     source: StrPath | None = None,
     *,
@@ -106,6 +104,7 @@ def train(
     """
     from ptkit.core.training.observers import Unwatched
 
+    _refuse_series(settings)
     refused = [k for k, v in {"name": name, "out": out, "recipe": recipe}.items() if v is not None]
     refused += ["preflight"] * preflight
     if resume is not None and refused:
@@ -124,76 +123,7 @@ def train(
         )
 
 
-def find_lr(
-    source: StrPath | None = None,
-    *,
-    config: StrPath | None = None,
-    recipe: str | None = None,
-    out: StrPath | None = None,
-    trust: bool = False,
-    watch: "Watcher | None" = None,
-    **settings: Unpack[TrainKeywords],
-) -> "FoundRate":
-    """Try rising learning rates on the run that `train` would make, without making it.
-
-    out: folder of the picture and the table. The rest: see `train`.
-
-    >>> [file.name for file in ptkit.find_lr(out="rates").files]
-    ['lr_find.png', 'lr_find.csv']
-
-    Raises:
-        PtkitError: any of its children; core/errors.py says what each means.
-    """
-    from ptkit.core.training.observers import Unwatched
-    from ptkit.looking import lr_find
-
-    watch = watch or Unwatched()
-    layers: Layers = {"recipe": recipe, "config": path_or_none(config), "trust": trust}
-    # The lists of a source go with the folder.
-    with TemporaryDirectory() as lists:
-        asked = asked_training(source, settings, out=lists, name=None, watch=watch, layers=layers)
-        with asked as (found, _):
-            return lr_find.find_lr(found, watch, out=path_or_none(out))
-
-
-def eject(
-    file: StrPath,
-    *,
-    weights: StrPath | None = None,
-    config: StrPath | None = None,
-    recipe: str | None = None,
-    trust: bool = False,
-    watch: "Watcher | None" = None,
-    **settings: Unpack[FinetuneKeywords],
-) -> "Ejected":
-    """Write the run that `train` would make, or from `weights` `finetune`, as one plain script of
-    PyTorch; nothing is trained.
-
-    file: the script; one that exists is an error. The rest: see `train`.
-
-    >>> ptkit.eject("script.py", epochs=2).packages
-    ('torch', 'torchvision', 'opencv-python')
-
-    Raises:
-        PtkitError: any of its children; core/errors.py says what each means.
-    """
-    from ptkit.core.ejecting import script
-    from ptkit.core.training.observers import Unwatched
-
-    watch, path = watch or Unwatched(), Path(file)
-    # Before images are decoded.
-    script.check_name(path)
-    layers: Layers = {"recipe": recipe, "config": path_or_none(config), "trust": trust}
-    place = {"out": None, "name": None}
-    if weights is None:
-        asked = asked_training(None, settings, **place, watch=watch, layers=layers)
-    else:
-        asked = asked_finetuning(weights, None, settings, **place, watch=watch, layers=layers)
-    with asked as (found, _):
-        return script.eject(found, watch, file=path)
-
-
-@_together
+@as_one_run
 def finetune(
     weights: StrPath | None = None,
     source: StrPath | None = None,
@@ -222,6 +152,7 @@ def finetune(
     """
     from ptkit.core.training.observers import Unwatched
 
+    _refuse_series(settings)
     watch = watch or Unwatched()
     layers: Layers = {"recipe": recipe, "config": path_or_none(config), "trust": trust}
     asked = asked_finetuning(
@@ -229,67 +160,6 @@ def finetune(
     )
     with asked as (found, place):
         return run_settings(found, place, resume=None, link=link, watch=watch)
-
-
-@_together
-def probe(
-    weights: StrPath | Sequence[StrPath] = "efficientnet_lite0",
-    source: StrPath | None = None,
-    *,
-    name: str | None = None,
-    out: StrPath | None = None,
-    link: StrPath | None = "ckpt.pkl",
-    watch: "Watcher | None" = None,
-    **settings: Unpack[FinetuneKeywords],
-) -> "RunResult":
-    """Fit a linear head to features of a pretrained network, which stays as it is.
-
-    weights: as for `finetune`; of several, those whose heads are best in cross-validation. The
-    result is a run like that of `train`, of one epoch.
-
-    >>> result = ptkit.probe("ckpt.pkl", name="probed")
-    >>> sorted(result.best)
-    ['accuracy', 'epoch', 'loss']
-
-    Raises:
-        PtkitError: any of its children; core/errors.py says what each means.
-    """
-    from ptkit.core.config_layers import Layer, gather
-    from ptkit.core.training.observers import Unwatched
-
-    base: Layer = {
-        "train": {"method": "probe", "epochs": 1},
-        "loss": {"call": "CrossEntropyLoss()"},
-        # Tracing it takes longer than fitting the head, and the network is not new.
-        "log": {"graph": False},
-    }
-    watch = watch or Unwatched()
-    names = [weights] if isinstance(weights, str | os.PathLike) else list(weights)
-    begun = split_first(source, settings, out=out, name=name, watch=watch, layers={})
-    with begun as (given, place):
-        found = {os.fspath(each): gather({**given, "weights": each}, base=base) for each in names}
-        compared = _compared(found, watch) if len(found) > 1 else {}
-        # Of as many right answers the smaller loss; it is chosen on the training images alone.
-        best = min(found, key=lambda each: compared[each].order if compared else 0)
-        if compared:
-            watch.say(f"taken: {best}")
-        result = run_settings(found[best], place, resume=None, link=link, watch=watch)
-    return replace(result, backbones=compared)
-
-
-def _compared(found: "Mapping[str, Settings]", watch: "Watcher") -> "dict[str, Chosen]":
-    """Say how good heads on each of several backbones are."""
-    from ptkit.core.models.locate import find_weights
-    from ptkit.core.training.probing import cross_validated
-
-    # A wrong name is reported before minutes go into the others.
-    for name in found:
-        find_weights(name)
-    compared = {}
-    for name, settings in found.items():
-        compared[name] = cross_validated(settings, watch)
-        watch.say(f"backbone {name}: {compared[name].line}")
-    return compared
 
 
 def run_settings(

@@ -1,16 +1,16 @@
-"""ptkit in Python: a model as a file that other programs run."""
+"""`ptkit export` in Python."""
 
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptkit.api_types import StrPath, path_or_none
+from ptkit.api.paths import StrPath, path_or_none
 from ptkit.core.errors import UsageError
 from ptkit.core.wording import check_at_least
 
 if TYPE_CHECKING:
-    from ptkit.looking.exporting import Exported
+    from ptkit.looking.exporting import ExportedModel
     from ptkit.looking.hub import HubFolder
 
 
@@ -32,7 +32,7 @@ def export(
     workers: int = 0,
     root: StrPath | None = None,
     out: StrPath | None = None,
-) -> "Exported | HubFolder":
+) -> "ExportedModel | HubFolder":
     """Write a model as a file that other programs run, and replay real images through both.
 
     to: onnx, torch-export, torchscript or safetensors; or hf, a folder for the Hugging Face Hub,

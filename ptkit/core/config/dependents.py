@@ -1,14 +1,14 @@
 """Settings that go with another one when a later layer replaces that. Free of torch.
 
 A recipe's learning rate is that of its optimizer, its groups name layers of its model, its crops
-have the size of its images. Layers: config_layers.py.
+have the size of its images. Layers: layers.py.
 """
 
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from ptkit.core.config import AUTO, FIELDS
+from ptkit.core.config.settings import AUTO, FIELDS
 from ptkit.core.sizes import USUAL_BATCH_SIZE
 
 _DEPENDENTS = {

@@ -1,36 +1,14 @@
-"""What the Python door takes and returns: the settings by their keywords, and the records."""
+"""The settings that functions take as keywords, for type checkers."""
 
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from collections.abc import Sequence
+from typing import TypedDict
 
-from ptkit.core.config import Auto
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from ptkit.core.data.splits.jobs import Outcome
-    from ptkit.core.data.statistics import ChannelStatistics
-    from ptkit.core.data.transforms.covariance import Whitening
-    from ptkit.looking.predictions import Image
-
-    class TrainedModel(nn.Module):
-        """What `load` returns, for type checkers: any module, with these attributes more."""
-
-        class_names: tuple[str, ...]
-        pipeline: Mapping[str, Any]
-
-        def predict(self, images: "Image | list[Image]", *, top: int = 1) -> list[dict[str, Any]]:
-            """Return a row for each image."""
-
-
-StrPath = str | os.PathLike[str]
+from ptkit.api.paths import StrPath
+from ptkit.core.config.settings import Auto
 
 
 class FinetuneSettings(TypedDict, total=False):
-    """All settings of core/config.py by their keywords, but the weights to start from."""
+    """All settings of core/config/settings.py by their keywords, but the weights to start from."""
 
     train: StrPath
     valid: StrPath
@@ -107,7 +85,7 @@ class FinetuneSettings(TypedDict, total=False):
 
 
 class TrainSettings(FinetuneSettings, total=False):
-    """All settings of core/config.py by their keywords."""
+    """All settings of core/config/settings.py by their keywords."""
 
     weights: StrPath | None
 
@@ -147,47 +125,3 @@ class PredictKeywords(TypedDict, total=False):
     workers: int
     on_bad: str
     root: StrPath | None
-
-
-@dataclass(frozen=True)
-class SplitResult:
-    """Where the images of a split went.
-
-    counts: images of each part (train, valid, test, or fold1, fold2, ...) by its name.
-    files: the lists and records that were written. outcome: all that is known, image by image.
-    """
-
-    counts: Mapping[str, int]
-    class_names: tuple[str, ...]
-    files: tuple[Path, ...]
-    outcome: "Outcome"
-
-
-@dataclass(frozen=True)
-class NormstatsResult:
-    """Statistics of images for Normalize, and the files that hold them.
-
-    whitening: the matrix for LinearTransformation, where one was asked for. skipped: why images
-    were left out.
-    """
-
-    statistics: "ChannelStatistics"
-    file: Path
-    whitening: "Whitening | None" = None
-    whitening_file: Path | None = None
-    skipped: tuple[str, ...] = ()
-
-    @property
-    def mean(self) -> tuple[float, ...]:
-        """Of each channel, in 0..1."""
-        return self.statistics.mean
-
-    @property
-    def std(self) -> tuple[float, ...]:
-        """Of each channel, in 0..1."""
-        return self.statistics.std
-
-
-def path_or_none(path: StrPath | None) -> Path | None:
-    """Return what may be left out as a path."""
-    return None if path is None else Path(path)

@@ -1,0 +1,11 @@
+"""Paths as callers give them."""
+
+import os
+from pathlib import Path
+
+StrPath = str | os.PathLike[str]
+
+
+def path_or_none(path: StrPath | None) -> Path | None:
+    """Return what may be left out as a path."""
+    return None if path is None else Path(path)

@@ -315,7 +315,7 @@ def test_only_the_events_know_tensorboardx():
 
 def test_one_module_writes_safetensors():
     names = {"safetensors.torch.save", "safetensors.torch.save_file"}
-    users = {module for module, found in ALL_IMPORTS.items() if found & names}
+    users = {module for module, found in all_imports().items() if found & names}
     assert users == {"ptkit.core.exporting.torch_files"}
 
 

@@ -184,6 +184,15 @@ def test_nothing_to_fit_is_an_error(here):
     assert "calibration" not in read_checkpoint(CKPT)
 
 
+def test_a_list_of_one_class_is_refused(here):
+    lines = Path("valid.txt").read_text().splitlines()
+    Path("one.txt").write_text("\n".join(line for line in lines if line.endswith(" 1")))
+    result = RUN.invoke(app, ["calibrate", "ckpt.pkl", "one.txt"])
+    name = Path("classes.txt").read_text().split()[1]
+    assert result.exit_code == 3
+    assert f"one.txt has images of the class {name} alone: calibration" in result.stderr
+
+
 def test_moved_images_are_found_for_the_check_for_strangers_too(here):
     # Where the images of the run's own lists are now.
     os.renames("images", "moved/images")

@@ -120,6 +120,7 @@ def calibrate_list(
     outputs, features, trained_on = runs.over(images, has_features=UNKNOWN in parts)
     skipped = tuple((bad or {})[k] for k in sorted(bad or {}))
     rows, num_trained_on = _rows_to_fit(subject, images, trained_on, bad or {})
+    _check_classes(subject, images.labels[rows], list_file)
     _check_enough(rows, list_file, num_trained_on=num_trained_on)
     outputs = outputs[rows]
     features = None if features is None else features[rows]
@@ -199,6 +200,16 @@ def _parts_of(subject: Subject, wishes: Wishes) -> tuple[str, ...]:
             f"the thresholds of {source} belong to its old temperature: add --only thresholds"
         )
     return wishes.parts
+
+
+def _check_classes(subject: Subject, labels: npt.NDArray[Any], list_file: Path) -> None:
+    """Refuse a list of one class, of which every answer that names it looks right."""
+    names = subject.class_names
+    if labels.ndim == 1 and len(names) > 1 and len(found := np.unique(labels)) == 1:
+        raise DataError(
+            f"{list_file} has images of the class {names[int(found[0])]} alone: calibration needs"
+            " images of all classes"
+        )
 
 
 def _check_enough(rows: npt.NDArray[np.int64], list_file: Path, *, num_trained_on: int) -> None:

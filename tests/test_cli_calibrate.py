@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 import ptkit
 from ptkit.commands.app import app
+from ptkit.core.calibration.thresholds import NEVER
 from ptkit.core.errors import CheckpointError, UsageError
 from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
 
@@ -116,10 +117,10 @@ def test_the_temperature_lowers_the_error_on_the_other_half(here):
 def test_images_below_the_threshold_of_their_class_are_unknown(here):
     plain = of("predict", "test.txt")
     limits = sorted(row["probability"] for row in plain)
-    rewrite(thresholds=[limits[20], 0.0, 1.0])
+    rewrite(thresholds=[limits[20], 0.0, NEVER])
     found = of("predict", "test.txt")
     for old, new in zip(plain, found, strict=True):
-        is_low = old["index"] == 2 or (old["index"] == 0 and old["probability"] <= limits[20])
+        is_low = old["index"] == 2 or (old["index"] == 0 and old["probability"] < limits[20])
         assert (new["class"] == "unknown") is is_low
         assert new.get("most_probable", new["class"]) == old["class"]
     report = of("confmat", "test.txt")
@@ -160,7 +161,11 @@ def test_classes_that_cannot_reach_the_precision_are_named_with_an_interval(here
     with Path("runs/1/calibrate/thresholds.csv").open() as file:
         rows = {row["class"]: row for row in csv.DictReader(file)}
     square = rows["square"]
-    assert (square["threshold"], square["reaches"], square["precision"]) == ("1", "False", "0")
+    assert (square["threshold"], square["reaches"], square["precision"]) == (
+        "1.00000012",
+        "False",
+        "0",
+    )
     assert float(square["low"]) < 1e-9 < float(square["high"])
     assert "square: cannot reach it, never answered; at best 0.0% (0.0 to" in result.stdout
     assert "square" not in {row["class"] for row in of("predict", "test.txt")}

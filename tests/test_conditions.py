@@ -5,7 +5,7 @@ from torch import nn
 
 from ptkit.core.ejecting.conditions import condition
 from ptkit.core.ejecting.optimization import layer_lookup
-from ptkit.core.models.layers import layer_names
+from ptkit.core.models.layers import parameters_by_layer
 
 
 class Overlapping(nn.Module):
@@ -36,7 +36,7 @@ class Layered(nn.Module):
 
 
 def test_each_parameter_gets_the_layer_that_it_is_in():
-    layers = layer_names(Layered())
+    layers = parameters_by_layer(Layered())
     assert layers == [["embed", "body.weight", "body.bias"], ["embed_out.weight", "embed_out.bias"]]
     texts, code = layer_lookup(layers)
     for number, names in enumerate(layers):

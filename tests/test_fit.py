@@ -128,7 +128,7 @@ def test_an_own_list_is_completed_by_the_fit(here: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--transform", "Resize((16, 16))"], "data.transforms with its own Resize"),
+        (["--transform", "Resize((16, 16))"], "--transform (data.transforms) with its own Resize"),
         (
             ["--transform", "RandomResizedCrop(16)"],
             "--transform (data.transforms) with its own RandomResizedCrop",

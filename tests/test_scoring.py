@@ -99,7 +99,7 @@ def test_several_labels_have_mean_average_precision_and_micro_averages() -> None
         Task(MULTI, "sigmoid"), 4, (torch.from_numpy(outputs), torch.from_numpy(truth))
     )
     assert found["map"] == pytest.approx(average_precision_score(truth, outputs, average="macro"))
-    assert found["f1"] == pytest.approx(f1_score(truth, outputs > 0, average="micro"))
+    assert found["f1"] == pytest.approx(f1_score(truth, outputs >= 0, average="micro"))
 
 
 def test_a_class_without_images_does_not_count_in_the_mean() -> None:

@@ -306,8 +306,8 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step_and_another_number_r
 @pytest.mark.slow
 def test_a_rank_that_dies_ends_the_others_with_what_is_safe(folder: Path) -> None:
     processes = start([*TRAIN, "--epochs", "100000", "--name", "lost"], folder, num_ranks=2)
-    metrics, until = folder / "runs/lost/metrics.csv", time.monotonic() + 30
-    while not metrics.exists() and time.monotonic() < until:
+    state, until = folder / "runs/lost/last.pkl", time.monotonic() + 30
+    while not state.exists() and time.monotonic() < until:
         time.sleep(0.02)
     processes[1].kill()
     (status, _, errors), _ = ended(processes)

@@ -169,7 +169,7 @@ def tensors_best(run):
 
 
 def test_each_image_has_a_margin_of_every_epoch(here):
-    found = arrays_of(trained("a", epochs=6) / "margins.npz")
+    found = arrays_of(trained("a", model="resnet8()", epochs=6) / "margins.npz")
     assert found["count"] == [6] * 48
     # These are easy images.
     assert np.mean(found["sum"]) > 0

@@ -332,6 +332,13 @@ def test_damage_is_said_before_what_the_file_asks_for(tmp_path):
     (tmp_path / "own.pt").write_bytes(data)
     with pytest.raises(CheckpointError, match="is damaged"):
         read_weights_alone(tmp_path / "own.pt")
+    # In the pickle itself too.
+    place = data.index(b"test_module_files")
+    data[len(data) // 2] ^= 1
+    data[place] ^= 1
+    (tmp_path / "own.pt").write_bytes(data)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        read_weights_alone(tmp_path / "own.pt")
     (tmp_path / "own.pt").write_bytes(data[: len(data) // 2])
     with pytest.raises(CheckpointError, match="is damaged: it does not end"):
         read_weights_alone(tmp_path / "own.pt")

@@ -314,16 +314,27 @@ def _pickles(path: Path) -> Iterator[BinaryIO]:
     """
     with path.open("rb") as file:
         if zipfile.is_zipfile(file):
-            with zipfile.ZipFile(file) as archive:
-                # Of two of one name, readers differ in which they take.
-                for entry in archive.infolist():
-                    is_stored = entry.compress_type == zipfile.ZIP_STORED
-                    if is_stored and entry.filename.rpartition("/")[2] == "data.pkl":
-                        yield io.BytesIO(archive.read(entry))
+            yield from map(io.BytesIO, _zipped_pickles(file))
         else:
             file.seek(0)
             for _ in range(_NUM_LEGACY_PICKLES):
                 yield file
+
+
+def _zipped_pickles(file: BinaryIO) -> list[bytes]:
+    """Return the pickles of torch.save in a zip file; none of a damaged one."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            # Of two of one name, readers differ in which they take.
+            return [
+                archive.read(entry)
+                for entry in archive.infolist()
+                if entry.compress_type == zipfile.ZIP_STORED
+                and entry.filename.rpartition("/")[2] == "data.pkl"
+            ]
+    except Exception:
+        # On damaged files zipfile lets struct.error, NotImplementedError and others through.
+        return []
 
 
 def _collect(file: BinaryIO, found: list[str]) -> None:

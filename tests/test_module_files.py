@@ -249,6 +249,15 @@ def test_a_pickle_that_would_take_for_ever_is_refused(tmp_path, kind, read):
             read(path)
 
 
+def test_a_record_whose_own_crc_is_wrong_is_not_passed_by(tmp_path):
+    path = written(tmp_path / "costly.pt", b"\x80\x02" + COSTLY["key"])
+    with zipfile.ZipFile(path) as archive:
+        crc = struct.pack("<L", archive.getinfo("x/data.pkl").CRC)
+    path.write_bytes(path.read_bytes().replace(crc, bytes(4)))
+    with pytest.raises(CheckpointError, match="is damaged: Bad CRC-32"):
+        read_weight_file(with_own_comment(path))
+
+
 def test_a_legacy_file_whose_keys_would_take_for_ever_is_refused(tmp_path):
     torch.save({"weight": torch.ones(2)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     data = (tmp_path / "old.pt").read_bytes()

@@ -16,6 +16,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -303,26 +304,30 @@ def foreign_globals(path: Path) -> list[str]:
     are not found.
     """
     found: list[str] = []
-    for file in _pickles(path):
-        _collect(file, found)
+    with suppress(CheckpointError):
+        for file in _pickles(path):
+            _collect(file, found)
     return [name for name in dict.fromkeys(found) if not _HARMLESS.fullmatch(name)]
 
 
 def _pickles(path: Path) -> Iterator[BinaryIO]:
     """Yield a file for each pickle of torch.save, at its beginning; the next begins where the last
     was left.
+
+    Raises:
+        CheckpointError: a damaged zip file.
     """
     with path.open("rb") as file:
         if zipfile.is_zipfile(file):
-            yield from map(io.BytesIO, _zipped_pickles(file))
+            yield from map(io.BytesIO, _zipped_pickles(path, file))
         else:
             file.seek(0)
             for _ in range(_NUM_LEGACY_PICKLES):
                 yield file
 
 
-def _zipped_pickles(file: BinaryIO) -> list[bytes]:
-    """Return the pickles of torch.save in a zip file; none of a damaged one."""
+def _zipped_pickles(path: Path, file: BinaryIO) -> list[bytes]:
+    """Return the pickles of torch.save in a zip file."""
     try:
         with zipfile.ZipFile(file) as archive:
             # Of two of one name, readers differ in which they take.
@@ -332,9 +337,9 @@ def _zipped_pickles(file: BinaryIO) -> list[bytes]:
                 if entry.compress_type == zipfile.ZIP_STORED
                 and entry.filename.rpartition("/")[2] == "data.pkl"
             ]
-    except Exception:
+    except Exception as error:
         # On damaged files zipfile lets struct.error, NotImplementedError and others through.
-        return []
+        raise CheckpointError(f"{path} is damaged: {reason_of(error)}") from error
 
 
 def _collect(file: BinaryIO, found: list[str]) -> None:

@@ -193,15 +193,19 @@ def test_batches_are_mixed_and_added_up_as_in_the_run(here, losses_of, settings)
 
 
 @pytest.mark.parametrize(
-    ("label_of", "word"),
-    [(lambda k, n: f"{k},{(k + n) % 2}", "map"), (lambda k, n: f"{k + 0.25},{n % 5 / 2}", "mae")],
-    ids=["several", "numbers"],
+    ("label_of", "word", "settings"),
+    [
+        (lambda k, n: f"{k},{(k + n) % 2}", "map", {}),
+        (lambda k, n: f"{k + 0.25},{n % 5 / 2}", "mae", {}),
+        (lambda k, n: f"{k + 0.25},{n % 5 / 2}", "mae", {"loss": "PoissonNLLLoss()"}),
+    ],
+    ids=["several", "numbers", "counts"],
 )
-def test_other_labels_are_read_as_the_run_does(here, losses_of, capsys, label_of, word):
+def test_other_labels_are_read_as_the_run_does(here, losses_of, capsys, label_of, word, settings):
     write_labels(label_of)
     if word == "mae":
         Path("classes.txt").unlink()
-    same_losses(losses_of, epochs=7, batch_size=16, model="lenet")
+    same_losses(losses_of, epochs=7, batch_size=16, model="lenet", **settings)
     last = (here / "runs/1/metrics.csv").read_text().splitlines()
     found = dict(zip(last[0].split(","), last[-1].split(","), strict=True))
     shown = next(line for line in capsys.readouterr().out.splitlines() if "epoch  7/7" in line)

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_resuming import OWN, QUICK, RUNS, Interrupter, interrupted, same, tensors
 from tiny_data import make_lists
+from torch import nn
 
 import ptkit
+from ptkit.core.training.recording.frozen import FrozenStatistics
 from ptkit.core.training.recording.layers import sampled_steps
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
@@ -173,6 +176,26 @@ def test_each_image_has_a_margin_of_every_epoch(here):
     assert found["count"] == [6] * 48
     # These are easy images.
     assert np.mean(found["sum"]) > 0
+
+
+def test_how_far_frozen_statistics_move_is_measured():
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    model[0].requires_grad_(False)
+    frozen = FrozenStatistics(model)
+    frozen.begin()
+    model(torch.full((2, 3, 4, 4), 5.0))
+    # A tenth of the way from 0 to 5, where the standard deviation was 1.
+    assert frozen.taken() == {"0": pytest.approx(0.5, rel=1e-4)}
+    frozen.begin()
+    model.eval()(torch.full((2, 3, 4, 4), 9.0))
+    assert frozen.taken() == {"0": 0.0}
+
+
+def test_frozen_norms_of_a_run_keep_their_statistics(here):
+    run = trained("a", epochs=1, model="resnet8()", groups=["layer1: frozen"])
+    found = lines_of(run)[1]["frozen_statistics"]
+    assert set(found) == {"layer1.0.bn1", "layer1.0.bn2"}
+    assert set(found.values()) == {0.0}
 
 
 @pytest.mark.parametrize(

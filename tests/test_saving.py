@@ -11,7 +11,7 @@ from ptkit.core.errors import UsageError
 from ptkit.plots import fonts
 from ptkit.plots.fonts import class_labels, drawable, fitted, text_width, wrapped
 from ptkit.plots.saving import PictureFolder, file_names, pixels, save_figure
-from ptkit.plots.style import new_page
+from ptkit.plots.style import new_page, percent_labels
 from ptkit.plots.tiles import resized
 
 
@@ -54,6 +54,21 @@ def test_an_image_and_its_frame_are_at_their_place_pixel_by_pixel():
     is_frame = columns >= 90
     corners = [f(of[is_frame]) for of in (rows, columns) for f in (np.min, np.max)]
     assert np.abs(np.array(corners) - [7, 27, 100, 130]).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("ticks", "texts"),
+    [
+        ([0, 0.2, 1], ["0%", "20%", "100%"]),
+        ([0.975, 0.98, 1.0, 1.005], ["97.5%", "98.0%", "100.0%", ""]),
+        ([0.9996, 0.99965], ["99.960%", "99.965%"]),
+    ],
+)
+def test_percentages_of_an_axis_are_told_apart_and_end_at_100(ticks, texts):
+    axes = new_page(300, 200, title="").axes(20, 20, 200, 100)
+    percent_labels(axes.yaxis)
+    axes.set_yticks(ticks)
+    assert [label.get_text() for label in axes.get_yticklabels()] == texts
 
 
 def test_second_run_removes_what_the_first_one_wrote_and_nothing_else(tmp_path):

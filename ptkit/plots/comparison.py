@@ -10,10 +10,9 @@ from matplotlib.ticker import MaxNLocator
 
 from ptkit.core.wording import counted
 from ptkit.plots.fonts import class_labels
-from ptkit.plots.style import INK, house_style, light_grid, new_page, number
+from ptkit.plots.style import INK, house_style, light_grid, new_page, number, percent_labels
 
 _LEFT, _PLOT, _ROW, _CURVES, _MAX_ROWS = 190, 400, 26, 220, 40
-_PERCENT = "{x:.0%}"
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,5 @@ def comparison_figure(rows: Sequence[Compared], *, metric: str, footer: str = ""
     light_grid(below, "y")
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
     if is_share:
-        axes.xaxis.set_major_formatter(_PERCENT)
-        below.yaxis.set_major_formatter(_PERCENT)
+        percent_labels(axes.xaxis, below.yaxis)
     return page.figure

@@ -63,7 +63,6 @@ def coverage_figure(
         xlabel="share of images that are answered",
         ylabel="accuracy among them",
     )
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter("{x:.0%}")
+    style.percent_labels(axes.xaxis, axes.yaxis)
     style.light_grid(axes, "both")
     return page.figure

@@ -110,7 +110,7 @@ def _draw_metric(axes: Axes, rows: Sequence[Row], *, metric: str, num_valid: int
         style.number_labels(axes)
         return
     axes.set_ylim(min(0, float(np.nanmin(valid, initial=0))), 1.04)
-    axes.yaxis.set_major_formatter("{x:.0%}")
+    style.percent_labels(axes.yaxis)
 
 
 def _draw_rate(axes: Axes, rows: Sequence[Row]) -> None:

@@ -53,6 +53,6 @@ def data_budget_figure(
     axes.set(xlabel="training images", ylabel="accuracy on the validation images")
     axes.set_xlim(counts[0] / 1.15, counts[-1] * 1.15)
     axes.set_ylim(max(min(low.min(), majority) - 0.05, 0), 1.02)
-    axes.yaxis.set_major_formatter("{x:.0%}")
+    style.percent_labels(axes.yaxis)
     style.light_grid(axes, "y")
     return page.figure

@@ -8,7 +8,17 @@ from matplotlib.figure import Figure
 from ptkit.core.wording import counted
 from ptkit.plots.fonts import class_labels
 from ptkit.plots.labels import labels_of
-from ptkit.plots.style import BLUE, FAINT, INK, ORANGE, SMALL, house_style, new_page, percent
+from ptkit.plots.style import (
+    BLUE,
+    FAINT,
+    INK,
+    ORANGE,
+    SMALL,
+    house_style,
+    new_page,
+    percent,
+    percent_labels,
+)
 
 _WIDTH, _LEFT, _RIGHT, _ROW, _MAX_ROWS = 620, 150, 80, 20, 50
 _MARKERS = {
@@ -46,7 +56,7 @@ def label_rates(
         axes.scatter(shares, rows, s=size, color=color, marker=marker, zorder=3, clip_on=False)
     axes.set(xlim=(0, 1), ylim=(len(shown) - 0.5, -0.5))
     axes.set_yticks(rows, [labels.texts[k] for k in shown])
-    axes.xaxis.set_major_formatter("{x:.0%}")
+    percent_labels(axes.xaxis)
     axes.grid(axis="x", color=FAINT, linewidth=0.6)
     axes.tick_params(labelsize=8, length=0)
     for row, k in enumerate(shown):

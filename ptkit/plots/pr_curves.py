@@ -11,7 +11,16 @@ from matplotlib.ticker import FixedLocator
 
 from ptkit.plots.fonts import class_labels
 from ptkit.plots.labels import labels_of
-from ptkit.plots.style import BLUE, MUTED, ORANGE, SMALL, house_style, light_grid, new_page
+from ptkit.plots.style import (
+    BLUE,
+    MUTED,
+    ORANGE,
+    SMALL,
+    house_style,
+    light_grid,
+    new_page,
+    percent_labels,
+)
 
 MAX_PANELS = 20
 
@@ -126,7 +135,7 @@ def _draw(axes: Axes, curve: Curve, *, color: str, width: float) -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
-        axis.set_major_formatter("{x:.0%}")
+    percent_labels(axes.xaxis, axes.yaxis)
     light_grid(axes, "both")
 
 

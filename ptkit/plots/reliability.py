@@ -44,7 +44,6 @@ def reliability_figure(
     low = min(min(confidence, right) for found, *_ in lines for confidence, right, _ in found)
     low = max(0.0, np.floor(low * 10 - 0.5) / 10)
     axes.set(xlim=(low, 1), ylim=(low, 1), xlabel="mean probability", ylabel="share that is right")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter("{x:.0%}")
+    style.percent_labels(axes.xaxis, axes.yaxis)
     style.light_grid(axes, "both")
     return page.figure

@@ -9,12 +9,13 @@ from typing import Any, Literal
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import Formatter, LogLocator, NullFormatter
 from matplotlib.transforms import IdentityTransform
 
 from ptkit.plots.fonts import DPI, drawable, font_families, text_width, wrapped
@@ -228,6 +229,28 @@ def number(value: float) -> str:
 def dead_text(what: str, is_dead: np.ndarray) -> str:
     """Return the question which ones are dead, with the answer."""
     return f"Which {what}? {f'{is_dead.sum():,}' if is_dead.any() else 'none'} of {len(is_dead):,}"
+
+
+class _Percentages(Formatter):
+    """Labels with as many decimals as their steps need, and none beyond 100 %."""
+
+    def __init__(self) -> None:
+        self._decimals = 0
+
+    def __call__(self, value: float, pos: int | None = None) -> str:
+        return f"{value:.{self._decimals}%}" if value < 1 + 1e-9 else ""
+
+    def format_ticks(self, values: Sequence[float]) -> list[str]:
+        shares = 100 * np.asarray(values)
+        is_enough = (np.allclose(shares.round(n), shares, atol=1e-6, rtol=0) for n in range(4))
+        self._decimals = next((n for n, enough in enumerate(is_enough) if enough), 4)
+        return [self(value) for value in values]
+
+
+def percent_labels(*axes: Axis) -> None:
+    """Let shares of 0..1 read as percentages, no two ticks of an axis alike."""
+    for axis in axes:
+        axis.set_major_formatter(_Percentages())
 
 
 def percent(share: float) -> str:

@@ -251,3 +251,178 @@ def test_a_call_is_bounded_before_anything_is_built(call, bounded, monkeypatch):
     torch.save({**CONTENTS, **made, "model": {"call": call, "num_classes": 3}}, "ckpt.pkl")
     with pytest.raises(CheckpointError, match="larger numbers than its weights"):
         rebuild(read_checkpoint(Path("ckpt.pkl")))
+
+
+HARMLESS, OTHER = {"harmless": torch.ones(2, 2)}, {"other": torch.ones(3, 3)}
+
+
+def saved(contents, *, is_zip=True):
+    buffer = io.BytesIO()
+    torch.save(contents, buffer, _use_new_zipfile_serialization=is_zip)
+    return buffer.getvalue()
+
+
+def records_of(contents):
+    with zipfile.ZipFile(io.BytesIO(saved(contents))) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def archive_of(*records, compressed=()):
+    """Return a zip file of (name, content)."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in records:
+            kind = zipfile.ZIP_DEFLATED if name in compressed else zipfile.ZIP_STORED
+            archive.writestr(name, content, kind)
+    return buffer.getvalue()
+
+
+def names_read_by_torch(data):
+    return list(torch.load(io.BytesIO(data), weights_only=True))
+
+
+def endless():
+    """A key that takes years to hash."""
+    key = ()
+    for _ in range(50):
+        key = (key, key)
+    return key
+
+
+def pickled(value):
+    """Return a value's pickle as torch.save writes it: it hashes the keys of dictionaries."""
+    return b"\x80\x02}" + pickle.dumps(value, 2)[2:-1] + b"K\x01s."
+
+
+def test_the_pickles_that_are_looked_at_are_those_that_torch_reads(bounded):
+    zipped = archive_of(*records_of(HARMLESS).items())
+    assert names_read_by_torch(saved(OTHER, is_zip=False) + zipped) == ["other"]
+    # Magic number, version of the format and of the machine; then what is in the file.
+    whole = io.BytesIO(saved({}, is_zip=False))
+    for _ in range(3):
+        pickle.load(whole)
+    before = whole.getvalue()[: whole.tell()]
+    Path("sent.pkl").write_bytes(before + pickled(endless()) + pickle.dumps([], 2) + zipped)
+    with pytest.raises(CheckpointError, match="more often than could be read"):
+        read_weight_file(Path("sent.pkl"))
+
+
+def test_foreign_names_before_a_zip_file_are_told():
+    zipped = archive_of(*records_of(HARMLESS).items())
+    Path("sent.pkl").write_bytes(saved({"a": Runs("system")}, is_zip=False) + zipped)
+    with pytest.raises(CheckpointError, match=r"it asks for posix\.system"):
+        read_weight_file(Path("sent.pkl"))
+
+
+@pytest.mark.parametrize("harmless", ["archive/sub/data.pkl", "archive/folder/data.pkl"])
+def test_one_pickle_is_there_where_torch_looks_for_it(harmless, bounded):
+    other = records_of(OTHER)
+    rest = [(name, content) for name, content in other.items() if name != "archive/data.pkl"]
+    first = harmless, records_of(HARMLESS)["archive/data.pkl"]
+    hidden = archive_of(first, ("archive/DATA.PKL", other["archive/data.pkl"]), *rest)
+    assert names_read_by_torch(hidden) == ["other"]
+    Path("sent.pkl").write_bytes(
+        archive_of(first, ("archive/DATA.PKL", pickled(endless())), *rest)
+    )
+    with pytest.raises(CheckpointError, match="records of the same name"):
+        read_weight_file(Path("sent.pkl"))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["archive/DATA.PKL", "archive/data.pkl"],
+        ["archive/data.pkl", "archive/DATA.PKL"],
+        ["archive/data.pkl", "archive/data.pkl\0"],
+    ],
+)
+def test_no_two_records_are_of_one_name(names):
+    whole = records_of(HARMLESS)
+    content = whole.pop("archive/data.pkl")
+    # Put in afterwards: zipfile itself writes no name with a zero.
+    data = archive_of(*((name.replace("\0", "~"), content) for name in names), *whole.items())
+    Path("sent.pkl").write_bytes(data.replace(b"data.pkl~", b"data.pkl\0"))
+    with pytest.raises(CheckpointError, match="records of the same name"):
+        read_weight_file(Path("sent.pkl"))
+
+
+def test_a_pickle_that_torch_does_not_look_for_is_no_file_of_torch():
+    whole = {f"x/{name}": content for name, content in records_of(HARMLESS).items()}
+    Path("sent.pkl").write_bytes(archive_of(*whole.items()))
+    with pytest.raises(CheckpointError, match="torch.save did not write"):
+        read_weight_file(Path("sent.pkl"))
+
+
+def list_of_records(data):
+    """Return where the list of a zip file's records begins, and its length."""
+    size, offset = struct.unpack_from("<2L", data, data.rfind(b"PK\5\6") + 12)
+    return offset, size
+
+
+def moved_list(data, by):
+    """Return the list of a zip file's records with the places of all of them moved."""
+    offset, size = list_of_records(data)
+    found, place = bytearray(data[offset : offset + size]), 0
+    while place < size:
+        (start,) = struct.unpack_from("<L", found, place + 42)
+        struct.pack_into("<L", found, place + 42, start + by)
+        place += 46 + sum(struct.unpack_from("<3H", found, place + 28))
+    return bytes(found)
+
+
+def parts_of(data, *, by=0):
+    """Return the records of a zip file, and their list for records that are moved."""
+    return data[: list_of_records(data)[0]], moved_list(data, by)
+
+
+def end_of(count, size, offset):
+    return struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, size, offset, 0)
+
+
+def end_of_zip64(count, size, offset):
+    return struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, count, count, size, offset)
+
+
+def two_lists():
+    """Return a zip file whose end names one list, and that has another one before the end."""
+    count, (shown, _) = len(records_of(HARMLESS)), parts_of(SHOWN)
+    # Far enough behind that no record of the other list would be before the file.
+    hidden, hidden_places = parts_of(HIDDEN)
+    hidden += bytes(len(shown))
+    base = hidden + hidden_places
+    # zipfile takes the distance between the two lists for something in front of the file.
+    distance = len(base) + len(shown) - len(hidden)
+    places = moved_list(SHOWN, len(base) - distance)
+    return base + shown + places + end_of(count, len(places), len(hidden))
+
+
+def two_ends():
+    """Return a zip64 file with two ends: one that is named, and one in the usual place."""
+    count, (hidden, hidden_places) = len(records_of(HARMLESS)), parts_of(HIDDEN)
+    base = hidden + hidden_places
+    named = len(base)
+    base += end_of_zip64(count, len(hidden_places), len(hidden))
+    shown, places = parts_of(SHOWN, by=len(base))
+    base += shown
+    end = end_of_zip64(count, len(places), len(base))
+    locator = struct.pack("<4sLQL", b"PK\6\7", 0, named, 1)
+    return base + places + end + locator + end_of(count, len(places), len(base))
+
+
+SHOWN = archive_of(*records_of(HARMLESS).items())
+HIDDEN = archive_of(
+    *records_of({"other": torch.zeros(1 << 20)}).items(), compressed=["archive/data/0"]
+)
+
+
+@pytest.mark.parametrize("made", [two_lists, two_ends])
+def test_records_are_those_that_torch_sees(made, bounded):
+    data = made()
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        assert archive.testzip() is None
+        assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_STORED}
+    assert len(data) < 20_000
+    assert torch.load(io.BytesIO(data), weights_only=True)["other"].nbytes == 4 << 20
+    Path("sent.pkl").write_bytes(data)
+    with pytest.raises(CheckpointError, match="list of records is not where its end says"):
+        read_weight_file(Path("sent.pkl"))

@@ -256,8 +256,8 @@ def _from_zip(path: Path) -> tuple[Any, Storages]:
         # A few bytes may become a terabyte.
         raise _UntakenError("its records are compressed, which torch.save never does")
     names = set(archive.namelist())
-    inside = next(name for name in names if name.rpartition("/")[2] == "data.pkl")
-    folder = inside.removesuffix("data.pkl")
+    inside = next(name for name in names if name.rpartition("/")[2].casefold() == "data.pkl")
+    folder = inside[: -len("data.pkl")]
     if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") != b"little":
         raise _UntakenError("its numbers are those of a big-endian machine")
     if archive.getinfo(inside).file_size > _LARGEST_PICKLE:

@@ -30,6 +30,10 @@ from ptkit.core.wording import reason_of
 COMMENT = b"ptkit crc32 %08x"
 _COMMENT_LENGTH = len(COMMENT % 0)
 _ZIP_END, _ZIP_END_LENGTH = b"PK\5\6", 22
+# The end of a zip64 file, as torch writes it: signature, length, records, size and place of their
+# list; then the locator, with the place of this end.
+_ZIP64, _LOCATOR_LENGTH = struct.Struct("<4sQ20x3Q8xQ4x"), 20
+_PICKLE = "data.pkl"
 _CHUNK = 1 << 20
 # As the safetensors package has it.
 _LONGEST_HEADER = 100_000_000
@@ -199,6 +203,8 @@ def _check_records(path: Path, *, has_crc: bool) -> None:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             fault = _fault_of_records(entries, num_bytes=path.stat().st_size)
+            if fault is None and not _is_as_torch_sees_it(path, archive, has_crc=has_crc):
+                fault = "damaged: its list of records is not where its end says"
             broken = archive.testzip() if fault is None and not has_crc else None
     except Exception as error:
         # On damaged files zipfile lets struct.error, NotImplementedError and others through.
@@ -213,17 +219,44 @@ def _check_records(path: Path, *, has_crc: bool) -> None:
 
 def _fault_of_records(entries: Sequence[zipfile.ZipInfo], *, num_bytes: int) -> str | None:
     """Say what a zip file is if not one of torch.save, by the list of its records."""
-    names = [entry.filename.rpartition("/")[2] for entry in entries]
-    if "constants.pkl" in names:
+    # torch looks for records below the folder of the first one, whatever their case.
+    names = [entry.filename.casefold() for entry in entries]
+    bases = [name.rpartition("/")[2] for name in names]
+    if "constants.pkl" in bases:
         return f"a TorchScript archive, a program; nothing was run: {_ADVICE}"
-    if "data.pkl" not in names:
+    if not names or f"{names[0].partition('/')[0]}/{_PICKLE}" not in names:
         return "a zip archive that torch.save did not write: unpack it first"
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         return "a zip archive with compressed records, which torch.save never writes"
     # Records that lie over one another, or say that they are longer than they are.
     if sum(entry.file_size for entry in entries) > num_bytes:
         return "damaged: its records claim more bytes than it has"
+    # Of two, readers differ in which they take; zipfile changes some names.
+    is_odd = any(entry.filename != entry.orig_filename for entry in entries)
+    if is_odd or len(set(names)) < len(names) or bases.count(_PICKLE) > 1:
+        return "damaged: it has records of the same name"
     return None
+
+
+def _is_as_torch_sees_it(path: Path, archive: zipfile.ZipFile, *, has_crc: bool) -> bool:
+    """Say whether the list of records that zipfile has found is the one that torch reads.
+
+    zipfile takes what lies before the end for the list, torch what is where the end says.
+    """
+    with path.open("rb") as file:
+        end = file.seek(0, 2) - _ZIP_END_LENGTH - (_COMMENT_LENGTH if has_crc else 0)
+        file.seek(max(end - _ZIP64.size, 0))
+        before, tail = file.read(min(end, _ZIP64.size)), file.read(_ZIP_END_LENGTH)
+    count, size, offset = struct.unpack_from("<H2L", tail, 10)
+    if before[-_LOCATOR_LENGTH:].startswith(b"PK\6\7"):
+        end -= _ZIP64.size
+        if end < 0:
+            return False
+        kind, length, count, size, offset, place = _ZIP64.unpack(before)
+        if (kind, length, place) != (b"PK\6\6", 44, end):
+            return False
+    is_there = offset + size == end and archive.start_dir == offset
+    return is_there and len(archive.infolist()) == count
 
 
 def check_pickles(path: Path) -> None:
@@ -318,10 +351,12 @@ def _pickles(path: Path) -> Iterator[BinaryIO]:
         CheckpointError: a damaged zip file.
     """
     with path.open("rb") as file:
-        if zipfile.is_zipfile(file):
+        # As torch decides: what lies at the end of the file does not count.
+        is_zip = file.read(4) == b"PK\3\4"
+        file.seek(0)
+        if is_zip:
             yield from map(io.BytesIO, _zipped_pickles(path, file))
         else:
-            file.seek(0)
             for _ in range(_NUM_LEGACY_PICKLES):
                 yield file
 
@@ -335,7 +370,7 @@ def _zipped_pickles(path: Path, file: BinaryIO) -> list[bytes]:
                 archive.read(entry)
                 for entry in archive.infolist()
                 if entry.compress_type == zipfile.ZIP_STORED
-                and entry.filename.rpartition("/")[2] == "data.pkl"
+                and entry.filename.rpartition("/")[2].casefold() == _PICKLE
             ]
     except Exception as error:
         # On damaged files zipfile lets struct.error, NotImplementedError and others through.

@@ -222,3 +222,15 @@ def test_images_of_their_own_size_may_be_bad_too(broken, workers):
     result = RUN.invoke(app, ["predict", "ckpt.pkl", "images", "--json", "--workers", workers])
     rows = json.loads(result.stdout)
     assert [row["path"] for row in rows if "error" in row] == broken
+
+
+def test_an_embedding_without_class_means_names_the_checkpoint_that_has_them(here):
+    make_task(kind="embedding", activation="nearest")
+    # As the last state of a run is.
+    Path("runs/1/ckpt.pkl").rename("last.pkl")
+    result = RUN.invoke(app, ["predict", "last.pkl", "images"])
+    assert (result.exit_code, result.stderr) == (
+        4,
+        "ptkit: last.pkl has no class means, by which images get a class; the ckpt.pkl of its run"
+        " has them\n",
+    )

@@ -321,9 +321,7 @@ def test_one_pickle_is_there_where_torch_looks_for_it(harmless, bounded):
     first = harmless, records_of(HARMLESS)["archive/data.pkl"]
     hidden = archive_of(first, ("archive/DATA.PKL", other["archive/data.pkl"]), *rest)
     assert names_read_by_torch(hidden) == ["other"]
-    Path("sent.pkl").write_bytes(
-        archive_of(first, ("archive/DATA.PKL", pickled(endless())), *rest)
-    )
+    Path("sent.pkl").write_bytes(archive_of(first, ("archive/DATA.PKL", pickled(endless())), *rest))
     with pytest.raises(CheckpointError, match="records of the same name"):
         read_weight_file(Path("sent.pkl"))
 
@@ -349,7 +347,7 @@ def test_no_two_records_are_of_one_name(names):
 def test_a_pickle_that_torch_does_not_look_for_is_no_file_of_torch():
     whole = {f"x/{name}": content for name, content in records_of(HARMLESS).items()}
     Path("sent.pkl").write_bytes(archive_of(*whole.items()))
-    with pytest.raises(CheckpointError, match="torch.save did not write"):
+    with pytest.raises(CheckpointError, match=r"torch\.save did not write"):
         read_weight_file(Path("sent.pkl"))
 
 
@@ -426,3 +424,30 @@ def test_records_are_those_that_torch_sees(made, bounded):
     Path("sent.pkl").write_bytes(data)
     with pytest.raises(CheckpointError, match="list of records is not where its end says"):
         read_weight_file(Path("sent.pkl"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"metrics": {"epoch": float("nan")}}, "metrics.epoch is nan, expected a finite number"),
+        ({"metrics": {"epoch": float("inf")}}, "metrics.epoch is inf, expected a finite number"),
+        ({"classes": ["a", "b"]}, "it has 2 classes, and its model 3 outputs"),
+        ({"classes": list("abcd")}, "it has 4 classes, and its model 3 outputs"),
+        ({"scale": torch.ones(2), "shift": torch.ones(3)}, "task.scale is float32 of the shape"),
+        ({"scale": torch.ones(3), "shift": torch.ones(3, 1)}, "task.shift is float32 of the shape"),
+        ({"shift": torch.ones(3, dtype=torch.int64)}, "task.shift is int64 of the shape"),
+        ({"counted": torch.ones(2, dtype=torch.bool)}, "task.counted is bool of the shape"),
+        ({"counted": torch.ones(3)}, "task.counted is float32 of the shape"),
+        ({"kind": "embedding", "class_means": torch.ones(3, 9)}, "task.class_means is float32"),
+        ({"kind": "embedding", "class_means": torch.ones(9)}, "task.class_means is float32"),
+    ],
+)
+def test_what_outputs_are_read_with_fits_the_model(change, said):
+    is_of_task = change.keys().isdisjoint(("metrics", "classes"))
+    task = {"task": {**CONTENTS["task"], **change}} if is_of_task else change
+    made = {"format": "ptkit.checkpoint", "format_version": 1, "ptkit_version": "0"}
+    torch.save({**CONTENTS, **made, **task}, "ckpt.pkl")
+    Image.new("RGB", (32, 32)).save("image.png")
+    result = CliRunner().invoke(app, ["predict", "ckpt.pkl", "image.png"])
+    assert result.exit_code == 4, result.output
+    assert said in result.stderr

@@ -30,7 +30,7 @@ from ptkit.core.parts.calls import Call, joined, names_code, parse, parse_all
 from ptkit.core.ranks import here
 from ptkit.core.sizes import evaluation_batch_size
 from ptkit.core.training.prediction import Predicted, predict_list, predicted_parts
-from ptkit.core.training.tasks.task import Task, read_task
+from ptkit.core.training.tasks.task import EMBEDDING, Task, read_task
 from ptkit.core.wording import check_choice
 from ptkit.looking.same_sizes import HowPixels, predict_pixel_parts, predict_pixels
 
@@ -259,6 +259,11 @@ def _completed(
     except UsageError as error:
         text = f"this ptkit cannot read the outputs of {weights.path}: {error}"
         raise CheckpointError(text) from error
+    if task.kind == EMBEDDING and task.class_means is None:
+        raise CheckpointError(
+            f"{weights.path} has no class means, by which images get a class; the ckpt.pkl of its"
+            " run has them"
+        )
     return Subject(weights, module, tuple(checkpoint["classes"]), task, own_steps)
 
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ptkit.core.errors import UsageError
@@ -105,7 +106,7 @@ SCHEMA: Schema = {
         "std?": ([_positive], None),
     },
     "state_dict": _WEIGHTS,
-    "metrics?": {"epoch?": (_number, None), "best?": {str: (_number, str, None)}},
+    "metrics?": {"epoch?": (_finite, None), "best?": {str: (_number, str, None)}},
     "train?": {
         "epoch?": _count,
         "step?": _count,
@@ -177,8 +178,10 @@ def fault_of_pipeline(pipeline: Sequence[str]) -> str | None:
 
 
 def _fault_of_task(contents: Mapping[str, Any]) -> str | None:
-    """Say which of the numbers that answers are compared with do not fit the classes, if any."""
+    """Say which of the numbers that outputs are read with do not fit the classes, if any."""
     task, num_classes = contents["task"], len(contents["classes"])
+    if fault := _fault_of_outputs(task, contents["model"]["num_classes"], num_classes):
+        return fault
     before = contents.get("calibration", {}).get("thresholds")
     for name, values in (("task", task.get("thresholds")), ("calibration", before)):
         shape = tuple(values.shape) if isinstance(values, Tensor) else (len(values or ()),)
@@ -202,6 +205,21 @@ def _fault_of_task(contents: Mapping[str, Any]) -> str | None:
     return (
         None if bool((unknown["variances"] > 0).all()) else "task.unknown.variances has no spread"
     )
+
+
+def _fault_of_outputs(task: Mapping[str, Any], num_outputs: int, num_classes: int) -> str | None:
+    # A point has as many numbers as one likes.
+    if task.get("kind") != "embedding" and num_classes != num_outputs:
+        return f"it has {num_classes} classes, and its model {num_outputs} outputs"
+    shapes = {"scale": (num_outputs,), "shift": (num_outputs,), "counted": (num_classes,)}
+    for name, shape in {**shapes, "class_means": (num_classes, num_outputs)}.items():
+        if (tensor := task.get(name)) is None:
+            continue
+        is_of_kind = tensor.dtype == torch.bool if name == "counted" else tensor.is_floating_point()
+        if not is_of_kind or tuple(tensor.shape) != shape:
+            found = f"{tensor.dtype} of the shape {tuple(tensor.shape)}".removeprefix("torch.")
+            return f"task.{name} is {found}, which does not fit: expected the shape {shape}"
+    return None
 
 
 def fault_of_call(call: Call, state_dict: Mapping[str, Tensor]) -> str | None:

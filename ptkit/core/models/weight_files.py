@@ -255,7 +255,7 @@ def _is_as_torch_sees_it(path: Path, archive: zipfile.ZipFile, *, has_crc: bool)
         kind, length, count, size, offset, place = _ZIP64.unpack(before)
         if (kind, length, place) != (b"PK\6\6", 44, end):
             return False
-    is_there = offset + size == end and archive.start_dir == offset
+    is_there: bool = offset + size == end and archive.start_dir == offset
     return is_there and len(archive.infolist()) == count
 
 

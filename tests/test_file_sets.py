@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from ptkit.commands.app import app
 from ptkit.core import file_sets
 from ptkit.core.config.settings import DataSettings
+from ptkit.core.data.lists import read_list
 from ptkit.core.errors import DataError, StorageError
 from ptkit.core.file_sets import PENDING, alone_in, finish_replacing, replacing, unchanging
 from ptkit.core.training.setup_lists import read_lists
@@ -225,3 +227,53 @@ def test_what_cannot_be_renamed_waits_for_the_next_command(tmp_path, monkeypatch
 def _all_but_first(first, others):
     calls = iter([first])
     return lambda *names: next(calls, others)(*names)
+
+
+@pytest.mark.parametrize("more", [(), ("--extend",)])
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_copies_that_no_list_will_name_are_removed(here, more, failure, monkeypatch):
+    if more:
+        assert split("1", "--copy", "tree", "--out", "lists").exit_code == 0
+        (here / "images/owl").mkdir()
+        for number in range(5):
+            (here / f"images/owl/{number}.png").write_text(f"owl {number}")
+    before = sorted(here.rglob("*"))
+
+    def fails(*_arguments):
+        raise failure
+
+    with monkeypatch.context() as patched:
+        patched.setattr(file_sets, "write_synced", fails)
+        assert split("1", "--copy", "tree", "--out", "lists", *more).exit_code != 0
+    assert sorted(here.rglob("*")) == before
+    assert split("1", "--copy", "tree", "--out", "lists", *more).exit_code == 0
+
+
+def test_an_interrupted_copy_leaves_nothing_in_a_tree_that_grows(here, monkeypatch):
+    assert split("1", "--copy", "tree", "--out", "lists").exit_code == 0
+    (here / "images/owl").mkdir()
+    for number in range(5):
+        (here / f"images/owl/{number}.png").write_text(f"owl {number}")
+    before, real = sorted(here.rglob("*")), shutil.copyfile
+
+    def interrupted(source, target):
+        real(source, target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "copyfile", interrupted)
+    assert split("1", "--copy", "tree", "--out", "lists", "--extend").exit_code != 0
+    assert sorted(here.rglob("*")) == before
+
+
+def test_copies_stay_where_their_lists_will_be_put_in_place(here, monkeypatch):
+    def fails(*_arguments):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(file_sets.os, "replace", fails)
+        patched.setattr(
+            file_sets, "write_atomically", lambda path, content: path.write_bytes(content)
+        )
+        assert split("1", "--copy", "tree", "--out", "lists").exit_code == 74
+    images = read_list(here / "lists/train.txt")
+    assert all(Path(images.image_path(index)).exists() for index in range(len(images)))

@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -40,6 +40,9 @@ class Replacing:
         self.folder = folder
         # Name in the folder -> the file beside it that has its new content, or `_removal`.
         self._written: dict[str, str] = {}
+        self._undo: list[Callable[[], object]] = []
+        # Whether it will be put in place, by whoever comes next at the latest.
+        self.is_decided = False
 
     def put(self, path: Path, content: bytes) -> None:
         """Write the new content of a file aside.
@@ -75,6 +78,10 @@ class Replacing:
             raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
         self._written[path.relative_to(self.folder).as_posix()] = removal
 
+    def undoing(self, undo: Callable[[], object]) -> None:
+        """Have something called if nothing of this is put in place; it raises no error."""
+        self._undo.append(undo)
+
     def commit(self) -> None:
         """Put all of it in place.
 
@@ -82,10 +89,13 @@ class Replacing:
             StorageError: the disk refused.
         """
         write_atomically(self.folder / PENDING, json.dumps(self._written).encode())
+        self.is_decided = True
         _put_in_place(self.folder, self._written)
 
     def give_up(self) -> None:
-        """Remove what was written aside."""
+        """Remove what was written aside, and undo what else was done for it."""
+        for undo in self._undo:
+            undo()
         for name, temporary in self._written.items():
             if not temporary.startswith(_REMOVES):
                 with suppress(OSError):
@@ -105,7 +115,7 @@ def replacing(folder: Path) -> Iterator[Replacing]:
         change.commit()
     except BaseException:
         # Else it was decided: whoever comes next goes on.
-        if not os.path.lexists(folder / PENDING):
+        if not (change.is_decided or os.path.lexists(folder / PENDING)):
             change.give_up()
         raise
 

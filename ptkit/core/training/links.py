@@ -1,6 +1,7 @@
 """The link that says which checkpoint is the newest one."""
 
 import os
+import secrets
 from pathlib import Path
 
 
@@ -13,8 +14,9 @@ def link_checkpoint(checkpoint: Path, link: Path) -> str | None:
     # exists() follows links: one whose target is gone is not there, and is replaced.
     if link.exists() and not link.is_symlink():
         return f"{link} is a regular file and was left alone; {where}"
-    # Beside the link: a rename stays within one file system. Each process has its own name.
-    temporary = link.with_name(f".{link.name}.{os.getpid()}")
+    # Beside the link: a rename stays within one file system. Its own name each time: a killed
+    # process may have left one.
+    temporary = link.with_name(f".{link.name}.{secrets.token_hex(4)}")
     try:
         # Relative: it still holds when link and runs are moved together.
         os.symlink(os.path.relpath(checkpoint, link.parent), temporary)

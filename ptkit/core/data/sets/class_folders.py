@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -52,8 +53,10 @@ def unfinished(folder: Path) -> Iterator[tuple[Path, Path]]:
         StorageError: the disk refused.
     """
     target = Path(os.path.realpath(folder))
-    work = make_folder(target.parent) / f".{target.name}.{os.getpid()}"
+    work = make_folder(target.parent) / f".{target.name}.{secrets.token_hex(4)}"
     try:
+        # Never one that a killed process left.
+        work.mkdir()
         finished, scratch = make_folder(work / "set"), make_folder(work / "files")
         yield finished, scratch
         # Renaming replaces an empty folder, and no other.

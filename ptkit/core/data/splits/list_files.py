@@ -131,11 +131,11 @@ def write_split(
         StorageError: the disk refused. DataError: an image could not be read for copying.
     """
     make_folder(out)
-    if tree is not None:
-        scan = make_tree(scan, split, tree)
-        folder = os.path.relpath(os.path.realpath(tree.folder), os.path.realpath(out))
-        settings = {**settings, "tree": {"kind": tree.kind, "folder": folder}}
     with replacing(out) as change:
+        if tree is not None:
+            scan = make_tree(scan, split, tree, change.undoing)
+            folder = os.path.relpath(os.path.realpath(tree.folder), os.path.realpath(out))
+            settings = {**settings, "tree": {"kind": tree.kind, "folder": folder}}
         return replace(_put_split(change, scan, split, out=out, settings=settings), tree=tree)
 
 
@@ -236,15 +236,17 @@ def write_extension(
     scan, split, out, old = extension.scan, extension.split, existing.folder, existing.record
     if not len(scan):
         return Written(())
-    added = _list_contents(grow_tree(scan, split, tree) if tree else scan, split, out)
-    if extension.new_classes:
-        added[CLASSES] = classes_bytes(extension.new_classes)
-    contents = {name: _appended(out / name, lines) for name, lines in added.items()}
-    hashes = {k: v for k, v in old.get("sha256", {}).items() if is_unchanged(out / k, old)}
-    ours = [name for name in contents if name in hashes or not os.path.lexists(out / name)]
-    hashes |= {name: sha256(contents[name]) for name in ours}
-    record = extended_record(old, split, scan.class_names, settings=settings, hashes=hashes)
     with replacing(out) as change:
+        if tree:
+            scan = grow_tree(scan, split, tree, change.undoing)
+        added = _list_contents(scan, split, out)
+        if extension.new_classes:
+            added[CLASSES] = classes_bytes(extension.new_classes)
+        contents = {name: _appended(out / name, lines) for name, lines in added.items()}
+        hashes = {k: v for k, v in old.get("sha256", {}).items() if is_unchanged(out / k, old)}
+        ours = [name for name in contents if name in hashes or not os.path.lexists(out / name)]
+        hashes |= {name: sha256(contents[name]) for name in ours}
+        record = extended_record(old, split, scan.class_names, settings=settings, hashes=hashes)
         return Written(_put(change, out, contents, record), tree=tree)
 
 

@@ -4,8 +4,10 @@ import errno
 import functools
 import itertools
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +15,13 @@ from ptkit.core.data.splits.scanning import Scan
 from ptkit.core.data.splits.splitting import Split
 from ptkit.core.errors import DataError, StorageError, UsageError
 from ptkit.core.files import make_folder
+
+# Takes what is to be called if what follows fails; see `Replacing.undoing`.
+Undoing = Callable[[Callable[[], object]], object]
+
+
+def _forget(_undo: Callable[[], object]) -> None:
+    """Leave what was made there, whatever follows."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +80,11 @@ def check_tree(scan: Scan, tree: Tree) -> None:
             )
 
 
-def make_tree(scan: Scan, split: Split, tree: Tree) -> Scan:
+def make_tree(scan: Scan, split: Split, tree: Tree, undoing: Undoing = _forget) -> Scan:
     """Copy or link all images into a folder that gets its name when it is complete.
 
-    Returns the scan with the paths of the copies or links, and names PART/CLASS/... in the folder.
+    undoing: is given what removes it again. Returns the scan with the paths of the copies or links,
+    and names PART/CLASS/... in the folder.
 
     Raises:
         StorageError: the disk refused; nothing is left behind. DataError: an image could not be
@@ -82,10 +92,13 @@ def make_tree(scan: Scan, split: Split, tree: Tree) -> Scan:
     """
     names = _tree_names(scan, split)
     target = Path(os.path.realpath(tree.folder))
-    unfinished = make_folder(target.parent) / f".{target.name}.{os.getpid()}"
+    # Never one that a killed process left: its images would be in this split too.
+    unfinished = make_folder(target.parent) / f".{target.name}.{secrets.token_hex(4)}"
     try:
+        unfinished.mkdir()
         _fill(unfinished, scan.paths, names, tree=tree, target=target)
         unfinished.rename(target)
+        undoing(functools.partial(shutil.rmtree, target, ignore_errors=True))
     except OSError as error:
         raise StorageError(f"cannot make the folder {target}: {error.strerror or error}") from error
     finally:
@@ -93,7 +106,7 @@ def make_tree(scan: Scan, split: Split, tree: Tree) -> Scan:
     return replace(scan, names=names, paths=[f"{target}/{name}" for name in names])
 
 
-def grow_tree(scan: Scan, split: Split, tree: Tree) -> Scan:
+def grow_tree(scan: Scan, split: Split, tree: Tree, undoing: Undoing = _forget) -> Scan:
     """Copy or link the images into a folder that an earlier split made; otherwise as `make_tree`.
 
     Raises:
@@ -107,15 +120,24 @@ def grow_tree(scan: Scan, split: Split, tree: Tree) -> Scan:
             raise UsageError(f"{tree.folder / name} exists and no list here names it; move it away")
     folders = {target / place for below in _folders(names) for place in (below, *below.parents)}
     new_folders = [folder for folder in sorted(folders, reverse=True) if not folder.exists()]
+    remove = functools.partial(_remove, paths, new_folders)
     try:
         _fill(target, scan.paths, names, tree=tree, target=target)
-    except (StorageError, DataError):
-        for path in paths:
-            Path(path).unlink(missing_ok=True)
-        for folder in filter(Path.exists, new_folders):
-            folder.rmdir()
+    except BaseException:
+        remove()
         raise
+    undoing(remove)
     return replace(scan, names=names, paths=paths)
+
+
+def _remove(paths: Sequence[str], folders: Sequence[Path]) -> None:
+    """Remove files that were made, and then folders, the inner ones first."""
+    for path in paths:
+        with suppress(OSError):
+            os.unlink(path)
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _tree_names(scan: Scan, split: Split) -> list[str]:

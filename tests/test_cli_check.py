@@ -1,5 +1,7 @@
 import csv
+import errno
 import json
+import os
 import re
 
 import cv2
@@ -167,3 +169,15 @@ def test_what_a_centre_crop_leaves_out_is_said_for_each_class(folder):
     # 7/8 of the shorter side, squared.
     assert losses["cat"] == {"median": 1 - 49 / 64, "worst": 1 - 49 / 64}
     assert losses["dog"]["median"] == pytest.approx(1 - 49 / 128)
+
+
+def test_a_disk_that_fails_says_nothing_about_an_image(folder, monkeypatch):
+    real = os.open
+
+    def failing(path, *arguments, **options):
+        if os.fsencode(path).endswith(b"images/3.png"):
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", failing)
+    assert "images/3.png after three tries" in run("--workers", "1", exit_code=74).stderr

@@ -14,7 +14,7 @@ from ptkit.core.data.images import Pixels, cv2, is_upright
 from ptkit.core.data.lists import list_of
 from ptkit.core.data.loading.decoding import decoded_image, in_threads
 from ptkit.core.data.loading.reading import PendingFiles, checked
-from ptkit.core.errors import PtkitError
+from ptkit.core.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WebP", "TIFF", "AVIF", "HEIC")
 SIDE = 32
@@ -72,6 +72,9 @@ def measure(
     """Decode each image once, in threads, and return what it tells: 1.1 kB an image.
 
     workers: threads, 0 for all cores. on_images: called with how many more are done.
+
+    Raises:
+        StorageError: the disk failed three times.
     """
     images = list_of(paths, ())
     rows = np.zeros(len(paths), _ROW)
@@ -84,7 +87,8 @@ def measure(
             for index, content in zip(indices, contents, strict=True):
                 try:
                     pixels = decoded_image(images, index, content)
-                except PtkitError as error:
+                # Not StorageError: a disk that fails says nothing about an image.
+                except DataError as error:
                     errors[index] = str(error)
                     continue
                 # Without a lock: each row is written once, by one thread.

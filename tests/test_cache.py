@@ -41,6 +41,7 @@ from ptkit.core.data.loading.keeping import (
     open_kept,
     where_note,
 )
+from ptkit.core.data.loading.sharing import sharing_decoded
 from ptkit.core.data.loading.stored import StoredPixels
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, StorageError, UsageError
@@ -707,3 +708,16 @@ def test_checksums_are_those_of_the_blocks_of_the_file(lengths, tmp_path):
     (tmp_path / "file").write_bytes(data)
     blocks = [data[start : start + (1 << 24)] for start in range(0, len(data), 1 << 24)]
     assert sums.sums == sums_of(tmp_path / "file") == [zlib.crc32(block) for block in blocks]
+
+
+@pytest.mark.parametrize("cache", ["ram", "auto"])
+def test_runs_that_share_images_need_no_room_for_them_again(
+    listed, pipeline, folder, cache, monkeypatch
+):
+    with sharing_decoded():
+        room(monkeypatch, memory=1 << 30, disk=0)
+        first = source(listed, pipeline, cache=cache)
+        room(monkeypatch, memory=0, disk=0)
+        second = source(listed, pipeline, cache=cache)
+    assert (first.where, second.where) == ("memory", "memory")
+    assert second.kept is first.kept

@@ -27,7 +27,8 @@ def test_cores_are_all_where_no_process_is_restricted(elsewhere, monkeypatch):
     assert num_cores() == os.cpu_count()
 
 
-def test_memory_is_what_is_free_without_swapping(monkeypatch):
+def test_memory_is_what_is_free_without_swapping(tmp_path, monkeypatch):
+    monkeypatch.setattr("ptkit.core.machine._CGROUP", tmp_path)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=12345))
     assert free_bytes() == 12345
 
@@ -51,3 +52,22 @@ def test_opencv_without_libgl_is_one_line_that_says_what_to_do(tmp_path):
         " No such file or directory; install it (libgl1 has libGL.so.1), or uninstall opencv-python"
         " and then install opencv-python-headless\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "stat", "free"),
+    [
+        ("20000", "19000", "anon 4000\ninactive_file 14000\nactive_file 1000", 12_345),
+        ("20000", "19000", "anon 12000\ninactive_file 6000\nactive_file 1000", 7_000),
+        ("20000", "25000", "inactive_file 1000", 0),
+        ("max", "19000", "inactive_file 0", 12_345),
+    ],
+)
+def test_files_in_memory_that_nobody_needs_are_free_in_a_container(
+    limit, used, stat, free, tmp_path, monkeypatch
+):
+    for name, text in {"memory.max": limit, "memory.current": used, "memory.stat": stat}.items():
+        (tmp_path / name).write_text(f"{text}\n")
+    monkeypatch.setattr("ptkit.core.machine._CGROUP", tmp_path)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=12345))
+    assert free_bytes() == free

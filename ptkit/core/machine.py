@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # Values of --device: auto is the best that there is.
 DEVICES = ("auto", "cpu", "cuda", "mps")
+# Of the container that this runs in, if any.
+_CGROUP = Path("/sys/fs/cgroup")
 # Options of mallopt, from malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 # Seconds until a thread that waits for the interpreter's lock asks for it; Python's own are 5 ms.
@@ -51,13 +53,15 @@ def free_bytes() -> int:
 
     free: int = psutil.virtual_memory().available
     try:
-        folder = Path("/sys/fs/cgroup")
         limit, used = (
-            (folder / name).read_text().strip() for name in ("memory.max", "memory.current")
+            (_CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current")
         )
-    except OSError:
+        counted = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
         return free
-    return free if limit == "max" else max(min(free, int(limit) - int(used)), 0)
+    # Files that were read a while ago stay in memory until somebody needs it.
+    needed = int(used) - int(counted.get("inactive_file", 0))
+    return free if limit == "max" else max(min(free, int(limit) - needed), 0)
 
 
 def decoding_threads(threads: int, **options: Any) -> "ThreadPoolExecutor":

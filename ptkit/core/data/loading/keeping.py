@@ -43,7 +43,7 @@ from ptkit.core.data.loading.entries import (
     shown,
 )
 from ptkit.core.data.loading.kept import Bad, Kept, Layout, starts_of
-from ptkit.core.data.loading.sharing import decoded_once
+from ptkit.core.data.loading.sharing import decoded_once, shared
 from ptkit.core.data.loading.stored import StoredPixels
 from ptkit.core.data.loading.survey import Survey, keep_survey, known_survey, survey
 from ptkit.core.data.pixel_limits import max_pixels
@@ -93,7 +93,11 @@ def load_list(
         DataError: images that cannot be read, with data.on_bad=stop.
         UsageError, StorageError: no room in memory, or on the disk, for what was asked for.
     """
+    # First: what is in memory already needs no more of it.
+    kept = shared(lambda: key_of(images, pipeline)) if data.cache in ("ram", "auto") else None
     match data.cache:
+        case _ if kept is not None:
+            loaded = LoadedList(images, kept, MEMORY)
         case "off":
             loaded = LoadedList(images, None, NOWHERE)
         case "ram":

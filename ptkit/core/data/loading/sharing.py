@@ -20,6 +20,11 @@ def sharing_decoded() -> Iterator[None]:
         _shared = None
 
 
+def shared(key: Callable[[], str]) -> Kept | None:
+    """Return what was decoded for a key where runs share, if it was; else `key` is not called."""
+    return _shared.get(key()) if _shared else None
+
+
 def decoded_once(key: Callable[[], str], decode: Callable[[], Kept]) -> Kept:
     """Return what `decode` gives, or gave for this key before, where runs share."""
     if _shared is None:

@@ -139,3 +139,27 @@ def test_a_disk_that_fails_for_a_moment_gets_three_tries():
     failures.extend([OSError(errno.ESTALE, "stale")] * 3)
     with pytest.raises(StorageError, match=r"cannot read a\.png after three tries: stale"):
         with_retries("a.png", read, "a.png")
+
+
+def test_a_folder_that_cannot_be_read_takes_files_all_the_same(old, monkeypatch):
+    real = os.open
+
+    def denied(path, *arguments, **options):
+        if os.path.isdir(path):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", denied)
+    write_atomically(old, b"new")
+    assert old.read_bytes() == b"new"
+
+
+def test_a_file_whose_name_may_not_be_on_the_disk_is_not_called_untouched(old, monkeypatch):
+    def fail(_folder):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("ptkit.core.files.sync_folder", fail)
+    with pytest.raises(StorageError, match=r"is new, and may be the old one again") as error:
+        write_atomically(old, b"new")
+    assert "untouched" not in str(error.value)
+    assert old.read_bytes() == b"new"

@@ -169,7 +169,7 @@ def write_atomically(
     was.
 
     Raises:
-        StorageError: the disk refused; `path` is as it was.
+        StorageError: the disk refused; `path` is as it was, unless the message says that it is new.
     """
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
     try:
@@ -178,7 +178,6 @@ def write_atomically(
         if check is not None:
             check(temporary)
         os.replace(temporary, path)
-        sync_folder(path.parent)
     except OSError as error:
         raise StorageError(
             f"cannot write {path}: {error.strerror or error}; what was there before is untouched"
@@ -187,6 +186,13 @@ def write_atomically(
         # Only where something failed: else it has its final name.
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+    try:
+        sync_folder(path.parent)
+    except OSError as error:
+        raise StorageError(
+            f"{path} is new, and may be the old one again after a power cut:"
+            f" {error.strerror or error}"
+        ) from error
 
 
 def write_synced(path: Path, write: bytes | Callable[[BinaryIO], object]) -> None:
@@ -262,10 +268,14 @@ def sha256(data: bytes) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk; raises OSError."""
+    """Wait until the names in a folder are on the disk, if it may be read; raises OSError."""
     if os.name == "nt":
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        # It may be written to, and nobody can wait for it.
+        return
     try:
         os.fsync(descriptor)
     finally:

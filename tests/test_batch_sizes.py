@@ -12,6 +12,7 @@ import ptkit
 from ptkit.core.config.layers import read_toml, resolve
 from ptkit.core.device import is_out_of_memory
 from ptkit.core.errors import UsageError
+from ptkit.core.ranks import Rank, being
 from ptkit.core.training.batch_sizes import (
     explained_memory,
     fastest,
@@ -237,3 +238,15 @@ def test_the_rate_of_a_recipe_is_for_the_recipes_batch_size() -> None:
 def test_what_a_rate_is_for_needs_a_rate(here: Path) -> None:
     with pytest.raises(UsageError, match=r"optimizer\.lr_per is for a rate that is given"):
         prepare(resolve(TINY, {"optimizer": {"lr_per": 64}}), Unwatched(), is_resumed=False)
+
+
+def test_memory_that_runs_out_in_one_of_several_ranks_makes_no_steps(here: Path) -> None:
+    setup = prepare(resolve(TINY, {"train": {"batch_size": 8}}), Unwatched(), is_resumed=False)
+    before = {name: value.clone() for name, value in setup.training.model.state_dict().items()}
+    words = "^out of memory: choose a smaller --batch-size$"
+    refused = pytest.raises(UsageError, match=words)
+    with being(Rank(0, 2)), refused, explained_memory(setup.training):
+        raise MemoryError
+    after = setup.training.model.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    setup.data.close()

@@ -10,7 +10,10 @@ from tiny_data import make_lists
 from typer.testing import CliRunner
 
 import ptkit
+from ptkit.api.runs import _continued
 from ptkit.commands.app import app
+from ptkit.core.errors import UsageError
+from ptkit.core.ranks import Rank, being
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
@@ -131,3 +134,17 @@ def test_a_resumed_run_has_no_preflight(here):
     run = trained("a", epochs=1)
     with pytest.raises(ptkit.core.errors.UsageError, match="leave out --preflight"):
         ptkit.train(resume=run, epochs=2, preflight=True)
+
+
+def test_preflight_is_for_one_process(here):
+    with being(Rank(0, 2)), pytest.raises(UsageError, match="leave torchrun out"):
+        ptkit.train(preflight=True, device="cpu")
+    assert not Path("runs").exists()
+
+
+@SLOW
+def test_a_job_that_is_started_again_goes_on_without_preflight(here):
+    settings = {"device": "cpu", "batch_size": 16}
+    begun = ptkit.train(epochs=1, **settings).run
+    found = _continued(begun, {"preflight": True, "epochs": 2, **settings})
+    assert (found.run, found.epochs) == (begun, 2)

@@ -54,7 +54,9 @@ def _begun_before(keywords: Mapping[str, Any]) -> Path | None:
 
 def _continued(begun: Path, keywords: Mapping[str, Any]) -> "RunResult":
     """Resume a run with the keywords that it was begun with; the rest is in its folder."""
-    known = {"weights", "source", "name", "out", "recipe", "config", *SourceFlags.__annotations__}
+    # Preflight was done before the run began.
+    known = {"weights", "source", "name", "out", "recipe", "config", "preflight"}
+    known |= SourceFlags.__annotations__.keys()
     return train(resume=begun, **{k: v for k, v in keywords.items() if k not in known})
 
 
@@ -102,9 +104,12 @@ def train(
     Raises:
         PtkitError: any of its children; core/errors.py says what each means.
     """
+    from ptkit.core.ranks import here
     from ptkit.core.training.observers import Unwatched
 
     _refuse_series(settings)
+    if preflight and not here().is_alone:
+        raise UsageError("--preflight is for one process: leave torchrun out")
     refused = [k for k, v in {"name": name, "out": out, "recipe": recipe}.items() if v is not None]
     refused += ["preflight"] * preflight
     if resume is not None and refused:

@@ -134,7 +134,9 @@ def explained_memory(training: Training, *, left: Callable[[], str] = str) -> It
         if not is_out_of_memory(error):
             raise
         release_memory(error)
-        told = "; ".join(filter(None, (memory_remedy(training), left())))
+        # Steps of one of several ranks would be added to what the others do.
+        remedy = memory_remedy(training) if here().is_alone else "choose a smaller --batch-size"
+        told = "; ".join(filter(None, (remedy, left())))
         raise UsageError(f"out of memory: {told}") from None
 
 

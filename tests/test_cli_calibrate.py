@@ -147,8 +147,30 @@ def test_strangers_are_unknown_to_every_door(here):
     assert all(row["index"] is None for row in unknown)
     loaded = ptkit.load("ckpt.pkl").predict([row["path"] for row in found])
     assert [row["class"] for row in loaded] == [row["class"] for row in found]
-    exported = RUN.invoke(app, ["export", "ckpt.pkl", "--to", "safetensors"])
-    assert "the check for strangers stays in the checkpoint" in exported.stdout
+    ptkit.export("ckpt.pkl")
+    told = ptkit.predict("runs/1/export/model.onnx", "valid.txt")
+    assert told.unknown.tolist() == [row["class"] == "unknown" for row in found]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("to", ["onnx", "torch-export", "torchscript"])
+def test_every_graph_finds_the_same_images_strange(here, to, precision):
+    calibrated("valid.txt", "--only", "unknown", "--known", "0.8")
+    assert ptkit.export("ckpt.pkl", to=to, precision=precision).replayed.num_unknown_changed == 0
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ({"to": "safetensors"}, "weights alone tell nothing"),
+        pytest.param({"precision": "int8"}, "int8 is too coarse", marks=pytest.mark.slow),
+    ],
+)
+def test_a_file_that_cannot_tell_strangers_says_so(here, how, reason):
+    calibrated("valid.txt", "--only", "unknown")
+    (note,) = ptkit.export("ckpt.pkl", **how).notes
+    assert f"the check for strangers stays in the checkpoint, as {reason}" in note
 
 
 def test_classes_that_cannot_reach_the_precision_are_named_with_an_interval(here):

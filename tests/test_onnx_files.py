@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from tiny_onnx import ABOUT, graph, write_onnx
+from tiny_onnx import ABOUT, graph, telling, write_onnx
 
 from ptkit.core.errors import CheckpointError
 from ptkit.core.models.onnx_files import is_onnx, read_onnx
@@ -163,3 +163,12 @@ def test_sparse_tensors_are_refused(tmp_path):
 def test_a_missing_file_is_an_error_of_its_own(tmp_path):
     with pytest.raises(CheckpointError, match="no file"):
         read_onnx(Path(tmp_path / "model.onnx"))
+
+
+def test_a_second_output_is_only_how_strange_images_are(tmp_path):
+    model = telling([helper.make_node("ReduceMean", ["colour"], ["strangeness"], axes=[1])])
+    with pytest.raises(CheckpointError, match=r"2 outputs; expected .*a number for each class$"):
+        read_onnx(write_onnx(tmp_path / "model.onnx", model))
+    with pytest.raises(CheckpointError, match=r"1 outputs; .*, how strange each image is$"):
+        read_onnx(write_onnx(tmp_path / "model.onnx", unknown_limit=1.0))
+    assert read_onnx(write_onnx(tmp_path / "model.onnx", model, unknown_limit=1.0)).tells_strangers

@@ -8,7 +8,7 @@ import pytest
 from example_run import CLASSES, write_images, write_run
 from onnx import helper, numpy_helper
 from PIL import Image
-from tiny_onnx import graph, probabilities, write_onnx
+from tiny_onnx import graph, probabilities, telling, write_onnx
 from typer.testing import CliRunner
 
 import ptkit
@@ -54,6 +54,29 @@ def test_a_graph_without_preprocessing_gets_the_pipeline_of_its_metadata(folder)
     path = write_onnx(folder / "model.onnx", model, preprocessing=False, pipeline=pipeline)
     found = ptkit.predict(path, "images")
     np.testing.assert_allclose(found.values, expected(found.paths), atol=0.02)
+
+
+BRIGHTNESS = helper.make_node("ReduceMean", ["colour"], ["strangeness"], axes=[1], keepdims=0)
+
+
+def test_images_that_a_graph_finds_too_strange_are_unknown(folder):
+    shades = [40, 200, 90, 210, 10, 190]
+    for k, shade in enumerate(shades):
+        Image.new("RGB", (9, 9 + k % 2), (shade, shade, shade)).save(f"images/{k}.png")
+    path = write_onnx(folder / "model.onnx", telling([BRIGHTNESS]), unknown_limit=0.5)
+    found = ptkit.predict(path, [f"images/{k}.png" for k in range(6)])
+    assert found.unknown.tolist() == [shade > 127 for shade in shades]
+
+
+def test_a_graph_that_gives_no_number_for_how_strange_an_image_is_is_refused(folder):
+    nodes = [
+        helper.make_node("Sub", ["shares", "white"], ["below"]),
+        helper.make_node("Log", ["below"], ["nothing"]),
+        helper.make_node("ReduceMean", ["nothing"], ["strangeness"], axes=[1, 2, 3], keepdims=0),
+    ]
+    path = write_onnx(folder / "model.onnx", telling(nodes), unknown_limit=0.5)
+    with pytest.raises(CheckpointError, match="gives NaN for how strange an image is"):
+        ptkit.predict(path, "images")
 
 
 def test_confmat_prints_the_tables_that_it_prints_for_a_checkpoint(folder, blank_pictures):

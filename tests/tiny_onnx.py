@@ -70,6 +70,14 @@ def graph(
     )
 
 
+def telling(nodes):
+    """Return the model of pixels with a second output, `strangeness`, of these nodes."""
+    model = graph(nodes=nodes)
+    output = helper.make_tensor_value_info("strangeness", TensorProto.FLOAT, ["batch"])
+    model.graph.output.append(output)
+    return model
+
+
 def write_onnx(path, model=None, about=ABOUT, **changes):
     """Write a model with the metadata of `ptkit export`; without any where `about` is None."""
     model = graph() if model is None else model

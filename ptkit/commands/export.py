@@ -98,6 +98,8 @@ def _compared(replayed: "Replayed") -> str:
         f"replayed {counted(replayed.num_images, 'image')}: largest difference in {what}"
         f" {replayed.difference:.1e}, {counted(replayed.num_changed, 'other answer')}"
     )
+    if (others := replayed.num_unknown_changed) is not None:
+        text += f", {counted(others, 'other')} unknown"
     if replayed.score is None or replayed.original_score is None:
         return text
     scores = [f"{value:.4g}" for value in (replayed.score, replayed.original_score)]

@@ -12,13 +12,23 @@ import numpy as np
 import torch
 from torch import nn
 
+from ptkit.core.calibration.strangers import Strangers
 from ptkit.core.data.labels import REGRESSION
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import CheckpointError, PtkitError, StorageError, UsageError
 from ptkit.core.exporting import onnx_graphs, quantising, torch_files
-from ptkit.core.exporting.answering import Answering, Interface, Run
+from ptkit.core.exporting.answering import (
+    NUMBERS,
+    PROBABILITIES,
+    STRANGENESS,
+    Answering,
+    Interface,
+    Run,
+    several,
+)
 from ptkit.core.exporting.metadata import Description, is_exported
 from ptkit.core.exporting.preprocessing import preprocessing_of
+from ptkit.core.exporting.stranger_check import StrangerCheck
 from ptkit.core.files import check_no_link, make_folder
 from ptkit.core.training.tasks.task import Task
 from ptkit.core.wording import check_choice, reason_of
@@ -82,8 +92,8 @@ class Wanted:
 
 
 _NO_CHECK = (
-    "the check for strangers stays in the checkpoint: the file answers images unlike those of"
-    " training too"
+    "the check for strangers stays in the checkpoint, as {}: the file answers images unlike those"
+    " of training too"
 )
 
 
@@ -134,7 +144,10 @@ def export_model(
     """
     wanted = wanted.checked(subject.task)
     file = _target(subject, wanted, out)
-    pipeline = subject.parse_pipeline()
+    pipeline, notes = subject.parse_pipeline(), subject.weights.lines
+    if subject.task.strangers is not None and (why := _why_no_check(wanted, pipeline)):
+        subject = replace(subject, task=replace(subject.task, strangers=None))
+        notes = (*notes, _NO_CHECK.format(why))
     # Refused before any image is read.
     before = preprocessing_of(pipeline) if wanted.preprocessing else None
     inputs = Inputs(pipeline, as_pixels=wanted.preprocessing)
@@ -143,9 +156,7 @@ def export_model(
         raise UsageError("int8 is judged by accuracy: --images must be a list with labels")
     # Refused as well: what goes in must have a size.
     interface = _interface(subject, pipeline, before)
-    is_half = wanted.precision == "fp16"
-    model = subject.model.to("cpu").eval()
-    module = Answering(model, subject.task.values, preprocessing=before, is_half=is_half)
+    module = _answering(subject, before, is_half=wanted.precision == "fp16")
     measured = (batch for _, batch in inputs.batches(labelled.some(_NUM_MEASURED).images))
     with _in_place_of(file) as temporary:
         try:
@@ -166,8 +177,28 @@ def export_model(
         wanted=wanted,
         replayed=replayed,
         num_bytes=file.stat().st_size,
-        notes=(*subject.weights.lines, *([] if subject.task.strangers is None else [_NO_CHECK])),
+        notes=notes,
     )
+
+
+def _why_no_check(wanted: Wanted, pipeline: Pipeline) -> str | None:
+    """Say why a file cannot tell strangers, if it cannot."""
+    if wanted.to == "safetensors":
+        return "weights alone tell nothing"
+    if wanted.precision == "int8":
+        return "int8 is too coarse for it"
+    if pipeline.num_crops > 1:
+        return "it takes the mean of an image's crops"
+    return None
+
+
+def _answering(subject: Subject, before: nn.Module | None, *, is_half: bool) -> Answering:
+    task, check = subject.task, None
+    if isinstance(task.strangers, Strangers):
+        num_classes, read = len(subject.class_names), task.plain_probabilities
+        check = StrangerCheck(task.strangers, num_classes=num_classes, probabilities=read)
+    model = subject.model.to("cpu").eval()
+    return Answering(model, task.values, preprocessing=before, strangers=check, is_half=is_half)
 
 
 @contextmanager
@@ -203,14 +234,14 @@ def _target(subject: Subject, wanted: Wanted, out: Path | None) -> Path:
 
 
 def _interface(subject: Subject, pipeline: Pipeline, before: nn.Module | None) -> Interface:
-    """Return what goes in and comes out.
+    """Return what goes into a file and comes out.
 
     Raises:
         UsageError: nobody knows how large the model's images are.
     """
-    weights, output = subject.weights, "probabilities"
-    if subject.task.kind == REGRESSION:
-        output = "numbers"
+    weights, task = subject.weights, subject.task
+    told = () if task.strangers is None else (STRANGENESS,)
+    outputs = (NUMBERS if task.kind == REGRESSION else PROBABILITIES, *told)
     own = None if weights.size is None else (weights.size, weights.size)
     sides = pipeline.size or own
     if sides is None:
@@ -223,10 +254,10 @@ def _interface(subject: Subject, pipeline: Pipeline, before: nn.Module | None) -
         is_any_size = pipeline.size is not None
         height, width = (sides[0] + 7, sides[1] + 11) if is_any_size else sides
         noise = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), np.uint8)
-        return Interface(torch.from_numpy(noise), output, is_any_size)
+        return Interface(torch.from_numpy(noise), outputs, is_any_size)
     channels = pipeline.channels or 3
     noise = np.random.default_rng(0).standard_normal((2, channels, *sides), np.float32)
-    return Interface(torch.from_numpy(noise), output, is_any_size=False)
+    return Interface(torch.from_numpy(noise), outputs, is_any_size=False)
 
 
 def _written(
@@ -278,6 +309,7 @@ def _description(subject: Subject, wanted: Wanted) -> Description:
         model=weights.call or "",
         source_sha256=weights.sha256,
         precision=wanted.precision,
+        unknown_limit=None if task.strangers is None else task.strangers.limit,
     )
 
 
@@ -285,9 +317,9 @@ def _fault_of_sizes(run: Run, module: Answering, interface: Interface) -> str | 
     """Say what is wrong with the file for other numbers and sizes of images, if anything."""
     for trial in interface.trials():
         with torch.inference_mode():
-            expected = module(trial).numpy()
-        found = run(trial.numpy())
-        if found.shape != expected.shape:
-            shape = "×".join(map(str, trial.shape))
-            return f"of {shape} it makes {found.shape}, expected {expected.shape}"
+            expected = several(module(trial))
+        for found, own in zip(run(trial.numpy()), expected, strict=True):
+            if found.shape != own.shape:
+                shape = "×".join(map(str, trial.shape))
+                return f"of {shape} it makes {found.shape}, expected {tuple(own.shape)}"
     return None

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ptkit.core.calibration.strangers import ToldStrangers
 from ptkit.core.data.labels import REGRESSION, SINGLE
 from ptkit.core.data.lists import read_classes
 from ptkit.core.data.transforms.completion import complete, evaluation_geometry
@@ -81,12 +82,14 @@ def _task(file: OnnxFile, about: Mapping[str, Any]) -> Task:
         return Task(REGRESSION, "number")
     if kind == EMBEDDING:
         kind = SINGLE
+    strangers = ToldStrangers(about["unknown_limit"]) if file.tells_strangers else None
     thresholds = about.get("thresholds")
     if thresholds is None:
-        return Task(kind, "none")
+        return Task(kind, "none", strangers=strangers)
     if missing := [name for name in names if name not in thresholds]:
         raise CheckpointError(f"{file.path} has no threshold of the class {missing[0][:80]}")
-    return Task(kind, "none", thresholds=torch.tensor([thresholds[name] for name in names]))
+    limits = torch.tensor([thresholds[name] for name in names])
+    return Task(kind, "none", thresholds=limits, strangers=strangers)
 
 
 def _of_other(file: OnnxFile, given: Mapping[str, Any], workers: int) -> Subject:

@@ -25,6 +25,10 @@ from ptkit.looking.subject import Subject
 LIMITS = {"fp32": 1e-4, "fp16": 1e-2, "int8": 1e-2}
 # Two answers this near in probability are a tie, which rounding decides.
 _TIE = 1e-6
+# And two that are this near to the limit of strangers, in its own standard deviations.
+_NEAR_LIMIT = 1e-2
+# In half precision so many of the images may be unknown to the one and not to the other.
+_HALF_UNKNOWN = 0.05
 _AT_ONCE = 32
 
 Values = npt.NDArray[np.float32]
@@ -48,13 +52,15 @@ class Replayed:
     """How an exported file compares with its model.
 
     difference: the largest between two probabilities, or numbers, those in standard deviations of
-    the labels. num_changed: how many answers are others. metric: what the scores are; None without
-    labels.
+    the labels. num_changed: how many answers are others; num_unknown_changed: how many images are
+    unknown to the one and not to the other, None where none ever is. metric: what the scores are;
+    None without labels.
     """
 
     num_images: int
     difference: float
     num_changed: int
+    num_unknown_changed: int | None = None
     metric: str | None = None
     score: float | None = None
     original_score: float | None = None
@@ -83,6 +89,12 @@ class Replayed:
             )
         if precision == "fp32" and self.num_changed:
             return f"{self.num_changed} of {self.num_images} answers are others than the model's"
+        allowed = _HALF_UNKNOWN * self.num_images if precision == "fp16" else 0
+        if (self.num_unknown_changed or 0) > allowed:
+            return (
+                f"{self.num_unknown_changed} of {self.num_images} images are unknown to the file"
+                " and not to the model, or the other way round"
+            )
         return None
 
 
@@ -164,10 +176,12 @@ def replay(
     """
     images, task = labelled.images, subject.task
     expected, _ = subject.predict(images, device="cpu", workers=workers)
-    found = np.empty_like(expected.values)
+    found, strangeness = np.empty_like(expected.values), np.zeros(len(images), np.float32)
     for rows, batch in inputs.batches(images):
-        values = run(batch)
+        values, *told = run(batch)
         found[rows] = values.reshape(len(rows), inputs.num_crops, -1).mean(axis=1)
+        if told:
+            strangeness[rows] = told[0]
     answers = _answers(found, task)
     difference = np.abs(found - expected.values)
     if task.kind == REGRESSION and task.scale is not None:
@@ -178,6 +192,7 @@ def replay(
         # Not max of the array alone: it would pass NaN by.
         difference=float(difference.max()),
         num_changed=_num_changed(answers, expected.values, expected.answers, task),
+        num_unknown_changed=_num_unknown_changed(found, strangeness, expected.unknown, task),
         metric=None if score is None else _metric(task),
         score=score,
         original_score=_score(expected.answers, labelled, expected.rows, task),
@@ -207,6 +222,22 @@ def _num_changed(
         return int(((answers != expected) & ~is_tie).any(axis=1).sum())
     rows = np.arange(len(values))
     return int((values[rows, expected] - values[rows, answers] > _TIE).sum())
+
+
+def _num_unknown_changed(
+    values: Values, strangeness: Values, expected: npt.NDArray[np.bool_] | None, task: Task
+) -> int | None:
+    """Return how many images are unknown to the one and not to the other, ties aside."""
+    if expected is None:
+        return None
+    is_unknown, is_tie = np.zeros(len(values), bool), np.zeros(len(values), bool)
+    if task.thresholds is not None:
+        spare = values.max(axis=1) - task.thresholds.numpy()[values.argmax(axis=1)]
+        is_unknown, is_tie = spare < 0, np.abs(spare) <= _TIE
+    if task.strangers is not None:
+        beyond = strangeness - task.strangers.limit
+        is_unknown, is_tie = is_unknown | (beyond > 0), is_tie | (np.abs(beyond) <= _NEAR_LIMIT)
+    return int(((is_unknown != expected) & ~is_tie).sum())
 
 
 def _metric(task: Task) -> str:

@@ -79,9 +79,9 @@ class Strangers:
         # Rounding may leave less than nothing.
         rest = (centred.square().sum(1) - along.square().sum(1)).clamp_min(0)
         # As differences, not by cdist's matrix product: nearly equal numbers would cancel.
-        means = self.class_means @ self.whitening
-        white = along @ self.whitening
-        within = torch.stack([(white - mean).square().sum(1) for mean in means], 1).amin(1)
+        means, white = self.class_means @ self.whitening, along @ self.whitening
+        by_class = torch.cdist(white, means, compute_mode="donot_use_mm_for_euclid_dist")
+        within = by_class.amin(1).square()
         total = (along.square() / self.variances).sum(1)
         nearest = within + rest / self.within_rest
         return nearest, nearest - total - rest / self.total_rest
@@ -115,6 +115,27 @@ class Strangers:
     def as_dict(self) -> dict[str, Any]:
         """Return what a checkpoint holds under `task.unknown`."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(frozen=True)
+class ToldStrangers:
+    """What tells strangers of a model that says itself how strange an image is: an exported file.
+
+    limit: as of Strangers.
+    """
+
+    limit: float
+
+    def on(self, _device: torch.device) -> "ToldStrangers":
+        """Return itself."""
+        return self
+
+    def scores(self, _probabilities: Tensor, features: Tensor) -> Tensor:
+        """Return how strange each image is (n,): all that the model says of it, (n, 1)."""
+        return features[:, 0]
+
+    def as_dict(self) -> None:
+        """Return what a checkpoint holds under `task.unknown`: nothing."""
 
 
 TENSORS = ("mean", "basis", "class_means", "whitening", "variances")

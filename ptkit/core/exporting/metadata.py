@@ -23,7 +23,8 @@ class Description:
 
     kind: of the task, as Task.kind. thresholds: class -> the probability from which on it is
     present, or, where an image has one class, answered. temperature: what the graph
-    divides the outputs by.
+    divides the outputs by. unknown_limit: an image whose strangeness is above it is unknown; None
+    where the file does not tell it.
     preprocessing: whether the graph does it. pipeline: as checkpoints have it, without tensors.
     model: its call. source_sha256: of the file that the weights are from.
     """
@@ -37,6 +38,7 @@ class Description:
     model: str
     source_sha256: str
     precision: str
+    unknown_limit: float | None = None
 
     def properties(self) -> dict[str, str]:
         """Return the metadata as texts: all of it, and the class names as other tools read them."""

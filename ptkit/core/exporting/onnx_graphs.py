@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ptkit.core.errors import CheckpointError, UsageError
-from ptkit.core.exporting.answering import Answering, Interface, Run
+from ptkit.core.exporting.answering import Answering, Interface, Run, several
 from ptkit.core.exporting.metadata import Description
 from ptkit.core.exporting.quiet import quietly
 from ptkit.core.exporting.torch_files import traced_of
@@ -78,7 +78,7 @@ def _from_export(module: Answering, interface: Interface, opset: int) -> Any:
         (interface.example,),
         dynamo=True,
         input_names=["images"],
-        output_names=[interface.output],
+        output_names=[*interface.outputs],
         dynamic_shapes={"images": interface.dimensions},
         opset_version=opset,
     )
@@ -97,8 +97,11 @@ def _from_torchscript(module: Answering, interface: Interface, opset: int) -> An
         file,
         dynamo=False,
         input_names=["images"],
-        output_names=[interface.output],
-        dynamic_axes={"images": interface.axes, interface.output: {0: "batch"}},
+        output_names=[*interface.outputs],
+        dynamic_axes={
+            "images": interface.axes,
+            **{name: {0: "batch"} for name in interface.outputs},
+        },
         opset_version=opset,
     )
     return onnx.load_from_string(file.getvalue())
@@ -111,12 +114,15 @@ def _fault_of(model: Any, module: Answering, interface: Interface, opset: int) -
         return f"torch's exporter has no opset {opset} for it, only {versions.get('')}"
     run = runner_of(model.SerializeToString())
     for trial in interface.trials():
-        expected, found = module(trial).numpy(), run(trial.numpy())
-        if found.shape != expected.shape:
-            return f"of {len(trial)} images it makes {found.shape}"
-        # NaN is not near. Float16 has its own limit, and is compared later.
-        if not module.is_half and not np.abs(found - expected).max() <= _NEAR:
-            return f"its results differ by {np.abs(found - expected).max():.2g}"
+        for expected, found in zip(several(module(trial)), run(trial.numpy()), strict=True):
+            if found.shape != expected.shape:
+                return f"of {len(trial)} images it makes {found.shape}"
+            difference = np.abs(found - expected.numpy()).max()
+            largest = float(expected.abs().max())
+            # NaN is not near. Of noise, strangeness has no bound. Float16 has its own limit, and
+            # is compared later.
+            if not module.is_half and not difference <= _NEAR * max(1.0, largest):
+                return f"its results differ by {difference:.2g}"
     return None
 
 
@@ -157,8 +163,7 @@ def runner_of(source: Path | bytes) -> Run:
         providers=["CPUExecutionProvider"],
     )
 
-    def run(images: np.ndarray) -> np.ndarray:
-        found: np.ndarray = session.run(None, {"images": images})[0]
-        return found
+    def run(images: np.ndarray) -> tuple[np.ndarray, ...]:
+        return tuple(session.run(None, {"images": images}))
 
     return run

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ptkit.core.exporting.answering import Answering, Interface, Run
+from ptkit.core.exporting.answering import Answering, Given, Interface, Run, several
 from ptkit.core.exporting.metadata import FILE, Description
 from ptkit.core.exporting.quiet import quietly
 
@@ -79,7 +79,9 @@ def _compiled(module: Answering) -> Answering:
     if module.preprocessing is None:
         return module
     before = torch.jit.script(module.preprocessing)
-    compiled = Answering(module.model, module.read, preprocessing=before)
+    compiled = Answering(
+        module.model, module.read, preprocessing=before, strangers=module.strangers
+    )
     compiled.is_half = module.is_half
     return compiled.eval()
 
@@ -122,10 +124,10 @@ def runner_of_weights(path: Path, module: Answering) -> Run:
     return _runner(Answering(model.float(), module.read))
 
 
-def _runner(module: Callable[[Tensor], Tensor]) -> Run:
-    def run(images: np.ndarray) -> np.ndarray:
+def _runner(module: Callable[[Tensor], Given]) -> Run:
+    def run(images: np.ndarray) -> tuple[np.ndarray, ...]:
         # Not inference_mode: the graph of torch.export would refuse its tensors.
         with quietly(), torch.no_grad():
-            return module(torch.from_numpy(images)).numpy()
+            return tuple(found.numpy() for found in several(module(torch.from_numpy(images))))
 
     return run

@@ -138,6 +138,7 @@ ONNX_SCHEMA: Schema = {
     "class_names": [str],
     "thresholds?": ({str: _finite}, None),
     "temperature?": (_positive, None),
+    "unknown_limit?": (_finite, None),
     "preprocessing": bool,
     "pipeline": SCHEMA["pipeline"],
 }

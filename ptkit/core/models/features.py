@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ptkit.core.models.hooks import hooked
+from ptkit.core.models.onnx_model import OnnxModel
 from ptkit.core.models.zoo import find_head
 
 
@@ -40,11 +41,15 @@ def features(model: nn.Module, *, num_classes: int | None = None) -> Callable[[T
 @contextmanager
 def seeing_features(model: nn.Module, *, num_classes: int) -> Iterator[Callable[[], Tensor]]:
     """Watch a model while it runs: give a function that returns the features (n, D), float32, of
-    the images that this thread ran last.
+    the images that this thread ran last. Of an ONNX file these are how strange it says they are,
+    (n, 1).
 
     Raises:
         UsageError: no layer has so many outputs.
     """
+    if isinstance(model, OnnxModel):
+        yield model.strangeness
+        return
     own = threading.get_ident()
     caught: list[Tensor] = []
 

@@ -30,12 +30,13 @@ _LEAST_BITS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class OnnxFile:
-    """A graph with one input of images and one output.
+    """A graph with one input of images and one output, and a second one where it tells strangers.
 
     about: the metadata of `ptkit export`, None for other files. takes_pixels: decoded images, uint8
     (n, H, W, 3), rather than normalised ones, float (n, C, H, W). is_half: of 16 bits. batch,
     height, width, num_outputs: None where any number is taken or given. last_step: the name of the
-    operator that gives the output.
+    operator that gives the output. tells_strangers: whether the second output is how strange each
+    image is.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class OnnxFile:
     width: int | None
     num_outputs: int | None
     last_step: str
+    tells_strangers: bool
 
 
 def is_onnx(path: Path) -> bool:
@@ -73,12 +75,14 @@ def read_onnx(path: Path) -> OnnxFile:
     graph = model.graph
     stored = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in stored]
-    if len(inputs) != 1 or len(graph.output) != 1:
+    about = _about(model, path)
+    tells_strangers = about is not None and about.get("unknown_limit") is not None
+    if len(inputs) != 1 or len(graph.output) != 1 + tells_strangers:
+        also = ", and another, how strange each image is" if tells_strangers else ""
         raise CheckpointError(
             f"{path} has {len(inputs)} inputs and {len(graph.output)} outputs; expected one input,"
-            " images, and one output, a number for each class"
+            f" images, and one output, a number for each class{also}"
         )
-    about = _about(model, path)
     output = graph.output[0]
     shape = _shape(output)
     if shape is not None and len(shape) != 2:
@@ -92,6 +96,7 @@ def read_onnx(path: Path) -> OnnxFile:
         about=about,
         num_outputs=shape[1] if shape else None,
         last_step=last,
+        tells_strangers=tells_strangers,
         **_input(inputs[0], about, path),
     )
 

@@ -2,6 +2,7 @@
 
 import functools
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ class OnnxModel(nn.Module):
     def __init__(self, file: OnnxFile, *, workers: int = 0) -> None:
         super().__init__()
         self.file = file
+        # Threads may share a model.
+        self._told = threading.local()
         self._session = _session(file.path, workers or num_cores())
 
     def forward(self, images: Tensor) -> Tensor:
@@ -52,9 +55,19 @@ class OnnxModel(nn.Module):
         array = np.ascontiguousarray(images.cpu().numpy(), kind)
         step = self.file.batch or len(array)
         found = [self._run(array[start : start + step]) for start in range(0, len(array), step)]
-        return torch.from_numpy(np.concatenate(found))
+        by_output = zip(*found, strict=True)
+        outputs, *told = (torch.from_numpy(np.concatenate(parts)) for parts in by_output)
+        self._told.strangeness = told[0][:, None] if told else None
+        return outputs
 
-    def _run(self, images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    def strangeness(self) -> Tensor:
+        """Return how strange the images are that this thread ran last, float (n, 1), of a graph
+        that tells it.
+        """
+        found: Tensor = self._told.strangeness
+        return found
+
+    def _run(self, images: npt.NDArray[Any]) -> list[npt.NDArray[np.float32]]:
         count, missing = len(images), (self.file.batch or len(images)) - len(images)
         if missing:
             self._check_memory(images[0].nbytes)
@@ -62,16 +75,21 @@ class OnnxModel(nn.Module):
             images = np.concatenate([images, images[-1:].repeat(missing, 0)])
         path = self.file.path
         try:
-            (outputs,) = self._session.run(None, {self.file.input_name: images})
+            found = self._session.run(None, {self.file.input_name: images})
         except Exception as error:
             raise CheckpointError(f"{path} cannot be run: {_reason(error)}") from error
-        is_table = isinstance(outputs, np.ndarray) and outputs.ndim == 2
-        if not is_table or outputs.dtype.kind != "f" or len(outputs) != len(images):
-            shape = getattr(outputs, "shape", type(outputs).__name__)
-            raise CheckpointError(
-                f"{path} gives {shape} for {len(images)} images; expected a row of numbers for each"
-            )
-        return np.asarray(outputs[:count], np.float32)
+        # A table, and where the graph tells strangers a number for each image.
+        for part, num_axes in zip(found, (2, 1), strict=False):
+            is_right = isinstance(part, np.ndarray) and part.ndim == num_axes
+            if not is_right or part.dtype.kind != "f" or len(part) != len(images):
+                shape = getattr(part, "shape", type(part).__name__)
+                what = "row of numbers" if num_axes == 2 else "number"
+                raise CheckpointError(
+                    f"{path} gives {shape} for {len(images)} images; expected a {what} for each"
+                )
+        if len(found) > 1 and np.isnan(found[1]).any():
+            raise CheckpointError(f"{path} gives NaN for how strange an image is")
+        return [np.asarray(part[:count], np.float32) for part in found]
 
     def _check_memory(self, bytes_per_image: int) -> None:
         """Refuse a fixed batch, which a file may claim as it likes, of more images than fit."""

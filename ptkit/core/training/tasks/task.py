@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ptkit.core.calibration.strangers import Strangers, read_strangers
+from ptkit.core.calibration.strangers import Strangers, ToldStrangers, read_strangers
 from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
 from ptkit.core.data.lists import ImageList
 from ptkit.core.errors import UsageError
@@ -84,7 +84,7 @@ class Task:
     class_means: Tensor | None = None
     counted: Tensor | None = None
     temperature: float | None = None
-    strangers: Strangers | None = None
+    strangers: Strangers | ToldStrangers | None = None
 
     @property
     def has_temperature(self) -> bool:

@@ -111,7 +111,7 @@ def sleep_for_kernels() -> dict[str, float]:
         if seconds := naps[what]:
             time.sleep(seconds)
 
-    def decode(*_: Any) -> decoder.Pixels:
+    def decode(*_: Any, **_more: Any) -> decoder.Pixels:
         nap("decode")
         return PHOTO
 

@@ -227,6 +227,16 @@ def test_a_full_disk_is_an_error_at_once_and_what_was_half_written_is_cut_off(
     assert scalars_of(resumed.folder, "loss/train") == [(1, 1.0), (2, 0.5)]
 
 
+def test_events_of_before_stay_when_a_run_went_on_without_any(run, model):
+    first = Events(run, LogSettings())
+    first.epoch(result(1), model)()
+    first.close()
+    resumed = Events(run, LogSettings(), up_to_epoch=2, lengths={"layers.jsonl": 9})
+    resumed.epoch(result(3), model)()
+    resumed.close()
+    assert scalars_of(run / "tensorboard", "images_per_s") == [(1, 1000.0), (3, 1000.0)]
+
+
 def test_links_among_event_files_are_left_alone(run, model, tmp_path):
     theirs = tmp_path / "events.out.tfevents.theirs"
     theirs.write_bytes(b"theirs")

@@ -43,9 +43,10 @@ def totals():
 
 
 def make_steps(screen, clock, totals, *, epoch=1, count, num_steps, first_s, step_s):
+    begin = clock.now
     for step in range(1, count + 1):
         clock.now += first_s if step == 1 else step_s
-        screen.step(Progress(epoch, step, num_steps, totals))
+        screen.step(Progress(epoch, step, num_steps, totals, clock.now - begin))
 
 
 def screen_of(clock, *, epochs, num_steps, quiet=False):
@@ -70,6 +71,22 @@ def test_the_first_step_of_an_epoch_does_not_count_as_the_pace(clock):
         pace.after_step(1, step, 11)
     assert (pace.epoch_left, pace.epoch_seconds) == (12, 40)
     assert pace.run_left == 12 + 2 * 40
+
+
+def test_after_a_resume_within_an_epoch_its_own_steps_tell_the_pace(clock):
+    pace = Pace(epochs=1, clock=clock)
+    for step in range(901, 906):
+        clock.now += 5 if step == 901 else 3
+        pace.after_step(1, step, num_steps=1000)
+    assert pace.is_steady
+    assert pace.epoch_left == 95 * 3
+
+
+def test_a_rate_counts_the_time_before_a_resume_too(clock, totals, capsys):
+    screen = screen_of(clock, epochs=1, num_steps=100)
+    clock.now += 61
+    screen.step(Progress(1, 91, 100, totals, seconds=64.0))
+    assert "  1 images/s  " in capsys.readouterr().out
 
 
 def test_what_an_epoch_takes_after_its_steps_counts_from_the_second_epoch_on(clock):

@@ -21,7 +21,7 @@ from ptkit.core.errors import (
     StorageError,
     UsageError,
 )
-from ptkit.core.models.checkpoints import read_checkpoint
+from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
 from ptkit.core.training.observers import Watcher
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
@@ -239,6 +239,12 @@ def test_a_run_that_stopped_early_is_asked_for_more_patience(here):
     assert ptkit.train(resume="runs/one", patience=2).epochs == 3
 
 
+def test_the_end_of_a_run_that_stopped_early_is_saved(here):
+    still = {"model": "lenet()", "optimizer": "SGD()", "lr": 1e-20, "epochs": 9, "patience": 2}
+    assert ptkit.train(**BARE | still, save_every=5, name="one").epochs == 3
+    assert read_checkpoint(Path("runs/one/last.pkl"))["train"]["epoch"] == 3
+
+
 # ------------------------------------------------------------------------------- states and folders
 
 
@@ -275,6 +281,56 @@ def test_a_damaged_state_is_replaced_by_the_one_before_it(here, damage):
     assert warning.endswith("runs/cut/previous.pkl")
     assert same(tensors(whole.checkpoint)[0], tensors("runs/cut/ckpt.pkl")[0])
     assert points("runs/cut") == points("runs/whole")
+
+
+def test_the_only_good_state_stays_until_the_next_one_is_written(here, monkeypatch):
+    with pytest.raises(InterruptedRunError):
+        ptkit.train(**QUICK | {"epochs": 3}, name="cut", watch=Interrupter(at={(3, 1)}))
+    Path("runs/cut/last.pkl").write_bytes(b"damaged")
+    rename = os.replace
+
+    def refuse(source, target):
+        if Path(target).name == "last.pkl" and Path(source).name.startswith(".last.pkl."):
+            raise OSError(28, "No space left on device")
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", refuse)
+        with pytest.raises(StorageError, match="No space left"):
+            ptkit.train(resume="runs/cut")
+    assert ptkit.train(resume="runs/cut").epochs == 3
+
+
+def test_a_checkpoint_that_is_newer_than_the_state_stays_the_best_one(here, monkeypatch):
+    ptkit.train(**BARE | {"epochs": 3, "metric": "loss", "lr": 0.003}, save_every=9, name="one")
+    state = Path("runs/one/last.pkl")
+    contents = read_checkpoint(state)
+    # As if it had been saved after the first epoch alone, on another machine.
+    first = {"epoch": 1, "loss": 9.0, "accuracy": 0.1}
+    train = contents["train"] | {"epoch": 1, "best": first}
+    env = contents["env"] | {"processor": "another"}
+    save_checkpoint(state, contents | {"train": train, "env": env})
+    newest = read_checkpoint(Path("runs/one/ckpt.pkl"))["metrics"]["best"]
+    assert newest["epoch"] > 1
+    watch = Interrupter(at={(2, 1)})
+    with pytest.raises(InterruptedRunError):
+        ptkit.train(resume="runs/one", watch=watch)
+    assert any(f"ckpt.pkl is of epoch {newest['epoch']}" in line for line in watch.lines)
+    assert read_checkpoint(state)["train"]["best"] == pytest.approx(newest)
+
+
+@pytest.mark.parametrize(
+    ("section", "key"), [("data", "valid_sha256"), ("config", "train"), ("train", "best.epoch")]
+)
+def test_a_state_with_a_part_missing_is_refused(here, section, key):
+    ptkit.train(**BARE, name="one")
+    for name in ("last.pkl", "previous.pkl"):
+        contents = read_checkpoint(Path("runs/one", name))
+        part = contents[section]["best"] if key == "best.epoch" else contents[section]
+        del part[key.removeprefix("best.")]
+        save_checkpoint(Path("runs/one", name), contents)
+    with pytest.raises(CheckpointError, match=rf"it has no (\w+\.)?{key}"):
+        ptkit.train(resume="runs/one", epochs=3)
 
 
 def test_a_run_whose_states_are_all_damaged_or_gone_is_refused(here):

@@ -54,8 +54,9 @@ def finetune(
 
     if "resume" in settings:
         raise UsageError(f"resume a finetuned run with: ptkit train --resume {settings['resume']}")
-    weights, source = _told_apart(weights, source, file, has_model="model" in settings)
     settings = with_assignments(settings.pop("assignments", ()), settings)
+    is_named = bool(settings.keys() & {"model", "weights", "config", "recipe"})
+    weights, source = _told_apart(weights, source, file, is_named=is_named)
     # The argument says which weights are meant.
     named = settings.pop("weights", None)
     weights = weights or named
@@ -82,14 +83,14 @@ def _eject(
 
 
 def _told_apart(
-    first: str | None, source: Path | None, file: str | None, *, has_model: bool
+    first: str | None, source: Path | None, file: str | None, *, is_named: bool
 ) -> tuple[str | None, Path | None]:
     """Return weights and images: the first argument names images where a flag names the weights.
 
-    file: of --weights.
+    file: of --weights. is_named: whether other settings may name the weights.
     """
     if first is not None and source is None and _holds_images(first):
-        if file is None and not has_model:
+        if file is None and not is_named:
             raise UsageError(
                 f"{first} holds no weights; name some before the images: ptkit finetune"
                 f" efficientnet_lite0 {first}"

@@ -51,14 +51,15 @@ def live_line(*columns: "ProgressColumn") -> "Progress":
 class Pace:
     """How long the rest of a run takes, from the moments of its steps.
 
-    The first step of an epoch is not typical: threads start, files are found, kernels are chosen.
+    The first step of an epoch, or after a resume within one, is not typical: threads start, files
+    are found, kernels are chosen.
     epochs: of the run.
     """
 
     def __init__(self, epochs: int, clock: Clock) -> None:
         self.epochs, self._clock = epochs, clock
         self.began = self.now = self._first = clock()
-        self.epoch, self.step, self.num_steps = 1, 0, 1
+        self.epoch, self.step, self.num_steps, self._first_step = 1, 0, 1, 1
         # From the last step of an epoch to the beginning of the next: validation and files.
         self._between = 0.0
 
@@ -69,16 +70,16 @@ class Pace:
 
     def after_step(self, epoch: int, step: int, num_steps: int) -> float:
         """Note a step, and return the time."""
-        self.epoch, self.step, self.num_steps = epoch, step, num_steps
         self.now = self._clock()
-        if step == 1:
-            self._first = self.now
+        if self.step == 0:
+            self._first, self._first_step = self.now, step
+        self.epoch, self.step, self.num_steps = epoch, step, num_steps
         return self.now
 
     @property
     def is_steady(self) -> bool:
         """Whether there were enough steps to judge by."""
-        return self.step > 1 and self.now - self._first >= _STEADY_S
+        return self.step > self._first_step and self.now - self._first >= _STEADY_S
 
     @property
     def epoch_seconds(self) -> float:
@@ -98,8 +99,8 @@ class Pace:
 
     @property
     def _step_seconds(self) -> float:
-        if self.step > 1:
-            return (self.now - self._first) / (self.step - 1)
+        if self.step > self._first_step:
+            return (self.now - self._first) / (self.step - self._first_step)
         return self.now - self.began
 
 

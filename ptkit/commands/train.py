@@ -92,9 +92,9 @@ def print_ejected(printer: Printer, found: "Ejected") -> None:
 
 
 def _found_rate(printer: Printer, source: Path | None, settings: dict[str, Any]) -> "FoundRate":
-    for flag in ("preflight", "name", "resume", "seeds", "folds"):
+    for flag in ("preflight", "name", "resume", "seeds", "folds", "save_every"):
         if flag in settings:
-            raise UsageError(f"--lr-find trains nothing: leave --{flag} out")
+            raise UsageError(f"--lr-find trains nothing: leave --{flag.replace('_', '-')} out")
     return lr_find.find_lr(source, watch=TrainingScreen(printer), **settings)
 
 
@@ -207,7 +207,8 @@ class TrainingScreen:
     def _numbers(self, progress: "Progress") -> str:
         """Return loss, rate and the time that is left; waits for the device."""
         totals, pace = progress.totals.read(), self.pace
-        rate = totals.num_images / (pace.now - pace.began)
+        # Both are of the whole epoch, also of one that was interrupted.
+        rate = totals.num_images / max(progress.seconds, 1e-9)
         left = f"{duration(pace.epoch_left)} left, {duration(pace.run_left)} of the run"
         return f"loss {totals.loss():.4f}  {rate:,.0f} images/s  {left}"
 

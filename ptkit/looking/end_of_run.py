@@ -54,7 +54,8 @@ def _write_all(run: Run) -> tuple[Path, ...]:
     else:
         found = predict_list(training.model, training.valid, task=run.task, dtype=training.dtype)
     found = replace(found, counted=run.task.counted_rows(training.valid.images.labels))
-    files = [_draw_curves(run)]
+    # None where the user moved the rows of a finished run away.
+    files = [_draw_curves(run)] if run.rows else []
     if run.task.kind not in (MULTI, REGRESSION):
         images = training.valid.images
         labels, answers = images.labels[found.rows], found.answers[found.rows]

@@ -110,6 +110,9 @@ SCHEMA: Schema = {
     "train?": {
         "epoch?": _count,
         "step?": _count,
+        "step_in_epoch?": _count,
+        "seconds?": _finite,
+        "sums?": {str: _finite},
         "raw_state_dict?": _WEIGHTS,
         "num_averaged?": _count,
         # Of two optimizers side by side, one for each.

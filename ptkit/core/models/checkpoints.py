@@ -1,6 +1,7 @@
 """ptkit checkpoints: saving, reading with every key checked, and rebuilding the model inside."""
 
 import os
+import secrets
 import struct
 import zlib
 from collections import OrderedDict
@@ -129,12 +130,17 @@ def _check_written(path: Path) -> None:
 
 
 def _keep(path: Path, previous: Path) -> None:
-    """Give a file a second name; raises OSError."""
-    previous.unlink(missing_ok=True)
+    """Give a file a second name, in the place of another file; raises OSError."""
+    temporary = previous.with_name(f".{previous.name}.{secrets.token_hex(4)}")
     try:
-        os.link(path, previous)
+        os.link(path, temporary)
     except OSError:  # a file system without hard links
         os.replace(path, previous)
+        return
+    # Never a moment without the file of before: it may be the only good one.
+    os.replace(temporary, previous)
+    # Two names of one file are left as they are by a rename.
+    temporary.unlink(missing_ok=True)
 
 
 def _to_cpu(tensor: Tensor) -> Tensor:

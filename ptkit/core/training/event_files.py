@@ -13,7 +13,7 @@ from typing import Any
 
 from ptkit.core.errors import StorageError
 
-_PREFIX = "events.out.tfevents."
+PREFIX = "events.out.tfevents."
 
 
 class EventFile:
@@ -57,7 +57,7 @@ class EventFile:
 
 def _new_file(folder: Path, suffix: str) -> io.FileIO:
     # In the order of their names, which is that in which TensorBoard reads them.
-    stem = f"{_PREFIX}{int(time.time())}.{platform.node()}"
+    stem = f"{PREFIX}{int(time.time())}.{platform.node()}"
     for number in itertools.count():
         with contextlib.suppress(FileExistsError):
             return open(folder / f"{stem}.{number}{suffix}", "xb", buffering=0)
@@ -68,7 +68,7 @@ def event_files(folder: Path) -> list[Path]:
     """Return the event files of a run. A link is none of its own files, and is left alone."""
     if folder.is_symlink():
         return []
-    found = sorted(folder.glob(f"**/{_PREFIX}*"))
+    found = sorted(folder.glob(f"**/{PREFIX}*"))
     return [file for file in found if not _passes_link(file, folder)]
 
 

@@ -20,7 +20,7 @@ from ptkit.core.config.settings import LogSettings
 from ptkit.core.files import check_no_link, write_atomically
 from ptkit.core.models.hooks import evaluating
 from ptkit.core.training import observers
-from ptkit.core.training.event_files import EventFile, cut_back, event_files, refused
+from ptkit.core.training.event_files import PREFIX, EventFile, cut_back, event_files, refused
 from ptkit.core.training.histograms import finite_values, histogram_of, parameter_copies
 from ptkit.core.training.observers import EpochResult, Item, Pixels, Recorder, Write
 
@@ -80,6 +80,9 @@ class Events(Recorder):
         self.folder = events_folder(run, settings, is_resumed=is_resumed)
         if settings.folder is None:
             check_no_link(self.folder, inside=run)
+        if up_to_epoch is not None and not any(PREFIX in name for name in lengths or ()):
+            # It went on without events in between: what they hold is not known to be later.
+            lengths = None
         if lengths is not None:
             with refused(self.folder):
                 cut_back(self.folder, lengths)

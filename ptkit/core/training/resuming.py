@@ -1,11 +1,10 @@
-"""Reading the last saved state of a run, and putting it back."""
+"""Putting the last saved state of a run back."""
 
-import csv
 import json
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from ptkit.core.config.layers import to_layer
 from ptkit.core.config.settings import SchedulerSettings, Settings
 from ptkit.core.data.fingerprints import hash_files
 from ptkit.core.data.keyed import spread
-from ptkit.core.errors import CheckpointError, DataError, UsageError
+from ptkit.core.errors import CheckpointError, DataError, StorageError, UsageError
 from ptkit.core.models.checkpoints import read_checkpoint
 from ptkit.core.models.matching import load_state_dict
 from ptkit.core.models.weights import image_hashes
@@ -24,7 +23,7 @@ from ptkit.core.ranks import here
 from ptkit.core.sharding import parts_like
 from ptkit.core.training.holding import Hold
 from ptkit.core.training.layer_log import open_layer_log
-from ptkit.core.training.loop import Position, Training
+from ptkit.core.training.loop import Training
 from ptkit.core.training.observers import Recorder
 from ptkit.core.training.optimization.saved_states import (
     fault_of_optimizer,
@@ -33,18 +32,19 @@ from ptkit.core.training.optimization.saved_states import (
 )
 from ptkit.core.training.optimization.schedules import warmup_steps_of
 from ptkit.core.training.run_folder import (
+    CHECKPOINT,
     LAST,
     PREVIOUS,
     History,
-    Row,
     Run,
     open_recorders,
     write_config,
 )
+from ptkit.core.training.saved_run import SavedState, read_metrics
 from ptkit.core.training.setup import Setup
 from ptkit.core.training.states import environment
 from ptkit.core.training.tasks.task import read_task
-from ptkit.core.wording import counted, reason_of
+from ptkit.core.wording import counted
 
 # What may differ from the run that is resumed; anything else would make it another run. Paths may,
 # because the files that they name are compared by content; the weights that a run started from are
@@ -60,82 +60,12 @@ _MAY_CHANGE = {
 }
 # So many image files are read to see whether they changed, where images are not kept decoded.
 _SAMPLE = 2000
-# Of last.pkl and its `train`.
-_STATE = ("config", "data", "epoch", "optimizer", "scheduler", "best", "epochs_without_better")
+_EXACT = "bit-exact"
 # Where one of these differs, sums may round differently.
 _EXACT_KEYS = (
     *("torch", "torchvision", "opencv", "device", "processor", "kernels", "precision"),
     *("threads", "memory_format", "compiled"),
 )
-
-
-@dataclass(frozen=True)
-class SavedState:
-    """The last saved state of a run folder."""
-
-    folder: Path
-    checkpoint: dict[str, Any]
-
-    @property
-    def epoch(self) -> int:
-        return int(self.checkpoint["train"]["epoch"])
-
-    @property
-    def position(self) -> Position:
-        train = self.checkpoint["train"]
-        # Runs of an earlier version were saved at the ends of epochs alone.
-        steps, seconds = train.get("step_in_epoch", 0), train.get("seconds", 0.0)
-        return Position(self.epoch, steps, seconds, train.get("sums", {}))
-
-
-def check_run_folder(folder: Path) -> None:
-    """Refuse a folder that is not that of a run.
-
-    Raises:
-        UsageError: see above.
-    """
-    if not (folder / "config.toml").is_file():
-        raise UsageError(f"{folder} is not a run folder: it has no config.toml")
-
-
-def read_saved_state(folder: Path) -> tuple[SavedState | None, str | None]:
-    """Return the newest state of a run folder that can be read, None if nothing was saved yet; and
-    a warning if it is not the last one.
-
-    Raises:
-        UsageError: the states are gone.
-        CheckpointError: all of them are damaged.
-    """
-    damage: CheckpointError | None = None
-    for file in (folder / LAST, folder / PREVIOUS):
-        if not os.path.lexists(file):
-            continue
-        try:
-            state = SavedState(folder, _read_state(file))
-        except CheckpointError as error:
-            damage = damage or error
-            continue
-        if file.name == LAST:
-            return state, None
-        why = damage or f"{folder / LAST} is missing"
-        return state, f"{why}; going on from the state before it, {file}"
-    if damage is not None:
-        raise damage
-    # The first epoch is always saved, a moment after its row.
-    if len(_read_metrics(folder / "metrics.csv")) > 1:
-        raise UsageError(
-            f"{folder} cannot be resumed: its {LAST} is gone; `ptkit finetune {folder}` trains"
-            " further from its best checkpoint"
-        )
-    return None, None
-
-
-def _read_state(file: Path) -> dict[str, Any]:
-    checkpoint = read_checkpoint(file)
-    state = {**checkpoint, **checkpoint.get("train", {})}
-    if missing := [name for name in _STATE if name not in state]:
-        raise CheckpointError(f"{file} holds no training state: it has no {missing[0]}")
-    return checkpoint
 
 
 def check_before_setup(saved: SavedState, settings: Settings, *, is_unfinished: bool) -> None:
@@ -173,22 +103,30 @@ def resumed_run(setup: Setup, saved: SavedState, hold: Hold) -> tuple[Run, str]:
     # All checks come first: until they pass, the folder stays as it is.
     how_exact = _restore(saved, setup)
     folder, train = saved.folder, saved.checkpoint["train"]
-    best = dict(train["best"]) or None
+    best, task, best_saved = dict(train["best"]) or None, None, None
     # In its first epoch a run has no best one yet.
-    task = read_task(read_checkpoint(folder / "ckpt.pkl")["task"]) if best else None
-    rows = _read_metrics(folder / "metrics.csv")
+    if best is not None:
+        checkpoint = read_checkpoint(folder / CHECKPOINT)
+        task, on_disk = read_task(checkpoint["task"]), checkpoint["metrics"].get("best") or best
+        best_saved = int(on_disk["epoch"])
+        # Trained again it may come out worse, and its weights would be taken for another epoch's.
+        if best_saved > saved.epoch and how_exact != _EXACT:
+            best = dict(on_disk)
+            how_exact += f"; {CHECKPOINT} is of epoch {best_saved}, and stays until one is better"
+    rows = read_metrics(folder / "metrics.csv")
     history = History(
         task=task or setup.training.loss.task,
         # Later rows are of epochs that are trained again.
         rows=[row for row in rows if row["epoch"] <= saved.epoch],
         best=best,
-        best_saved=None if best is None else int(best["epoch"]),
+        best_saved=best_saved,
         epochs_without_better=train["epochs_without_better"],
         start=saved.position,
         saved=saved.position,
     )
     recorders: tuple[Recorder, ...] = ()
     if here().is_main:
+        _put_in_place(saved.file)
         hold.is_unfinished = True
         write_config(folder, setup.settings)
         up_to = {"up_to_epoch": saved.epoch, "lengths": train.get("logs")}
@@ -200,6 +138,18 @@ def resumed_run(setup: Setup, saved: SavedState, hold: Hold) -> tuple[Run, str]:
     data = replace(setup.data, earlier_images=image_hashes(saved.checkpoint))
     run = Run(**vars(replace(setup, data=data)), hold=hold, recorders=recorders, history=history)
     return run, how_exact
+
+
+def _put_in_place(file: Path) -> None:
+    """Make the state that a run goes on from its last one: the next save keeps that as the one
+    before it, and the damaged one is nothing to keep.
+    """
+    if file.name != PREVIOUS:
+        return
+    try:
+        os.replace(file, file.with_name(LAST))
+    except OSError as error:
+        raise StorageError(f"cannot rename {file}: {error.strerror or error}") from error
 
 
 def _restore(saved: SavedState, setup: Setup) -> str:
@@ -253,7 +203,7 @@ def _restore(saved: SavedState, setup: Setup) -> str:
         changed.append(f"world size ({then['world_size']} to {now['world_size']} processes)")
     exact = f"same samples and augmentations; changed: {', '.join(changed)}"
     if not is_longer:
-        return exact if changed else "bit-exact"
+        return exact if changed else _EXACT
     epochs = training.settings.epochs
     return (
         f"{exact if changed else 'same samples and augmentations'}; the rates so far were not those"
@@ -380,21 +330,3 @@ def _check_same_images(saved: SavedState, setup: Setup) -> None:
 def _shown(value: Any) -> Any:
     """Return a tuple as a list: checkpoints have only lists."""
     return list(value) if isinstance(value, tuple) else value
-
-
-def _read_metrics(file: Path) -> list[Row]:
-    """Return the rows of metrics.csv; none where there is no such file."""
-    if not file.exists():
-        return []
-    try:
-        with file.open(newline="") as lines:
-            rows = [
-                {key: float(value) if value else None for key, value in row.items()}
-                for row in csv.DictReader(lines, strict=True)
-            ]
-        return [row | {"epoch": int(row["epoch"] or 0)} for row in rows]
-    except (ValueError, TypeError, KeyError, OverflowError, csv.Error) as error:
-        raise DataError(
-            f"{file} is damaged ({reason_of(error)}): move it away, and the run goes on without"
-            " the rows of earlier epochs"
-        ) from error

@@ -37,7 +37,7 @@ from ptkit.core.training.writer import Writer
 from ptkit.core.wording import trained_on_note
 
 # The newest state to resume from, and the one before it.
-LAST, PREVIOUS = "last.pkl", "previous.pkl"
+CHECKPOINT, LAST, PREVIOUS = "ckpt.pkl", "last.pkl", "previous.pkl"
 
 _UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}")
 
@@ -112,7 +112,7 @@ class Run(Setup):
     @property
     def checkpoint(self) -> Path:
         """The best checkpoint."""
-        return self.folder / "ckpt.pkl"
+        return self.folder / CHECKPOINT
 
     @property
     def task(self) -> Task:
@@ -122,6 +122,11 @@ class Run(Setup):
     @property
     def rows(self) -> list[Row]:
         return self.history.rows
+
+    @property
+    def num_epochs(self) -> int:
+        """How many epochs are done; rows of earlier ones may be lost."""
+        return int(self.rows[-1]["epoch"]) if self.rows else self.history.start.epochs
 
     @property
     def best(self) -> dict[str, float] | None:

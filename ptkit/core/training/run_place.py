@@ -54,7 +54,11 @@ class Place:
             if not _made(folder := self.parent / self.name):
                 raise _taken(folder)
             return folder
-        numbers = [int(entry.name) for entry in self.parent.iterdir() if entry.name.isdecimal()]
+        try:
+            names = [entry.name for entry in self.parent.iterdir()]
+        except OSError as error:
+            raise StorageError(f"cannot list the folder {self.parent}: {error.strerror}") from error
+        numbers = [int(name) for name in names if name.isdecimal()]
         number = max(numbers, default=0) + 1
         while not _made(folder := self.parent / str(number)):
             number += 1

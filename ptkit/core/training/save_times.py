@@ -24,13 +24,13 @@ class SaveTimes:
         self._epochs, self._clock, self._saved = epochs, clock, clock()
 
     def after_step(self, num_steps: int) -> bool:
-        """num_steps: of the whole run so far."""
+        """Return whether the state is due after an optimizer step; num_steps: of the run so far."""
         if self._unit == _STEPS:
             return num_steps % self._count == 0
         return self._unit == _MINUTES and self._is_time()
 
     def after_epoch(self, epoch: int) -> bool:
-        """epoch: counts from 1."""
+        """Return whether the state is due after an epoch, which counts from 1."""
         if epoch in (1, self._epochs):
             return True
         return epoch % self._count == 0 if not self._unit else self._is_time()

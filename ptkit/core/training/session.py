@@ -25,15 +25,11 @@ from ptkit.core.training.probe.linear_head import Chosen
 from ptkit.core.training.probe.report import ProbeReport
 from ptkit.core.training.probing import fit_head_of, head_line, probe
 from ptkit.core.training.profiling import Profile
-from ptkit.core.training.resuming import (
-    check_before_setup,
-    check_run_folder,
-    read_saved_state,
-    resumed_run,
-)
+from ptkit.core.training.resuming import check_before_setup, resumed_run
 from ptkit.core.training.run_folder import Run, first_image, new_run, sweep
 from ptkit.core.training.run_place import Place
 from ptkit.core.training.save_times import SaveTimes
+from ptkit.core.training.saved_run import check_run_folder, read_saved_state
 from ptkit.core.training.setup import prepare
 from ptkit.core.training.signals import StopFlag, Stoppable, stop_on_signals
 from ptkit.core.training.tasks.loss import Totals
@@ -125,10 +121,11 @@ def run(
     return RunResult(
         run=current.folder,
         checkpoint=current.checkpoint,
-        epochs=len(current.rows),
+        epochs=current.num_epochs,
         best=current.best,
         seconds=time.perf_counter() - begin,
-        images_per_s=current.rows[-1]["images_per_s"],
+        # The user may have moved the rows of a run away whose pictures are drawn now.
+        images_per_s=current.rows[-1]["images_per_s"] if current.rows else 0.0,
         files=files,
         profile=current.training.clock.profile(),
         probe=current.history.probe,
@@ -290,12 +287,12 @@ class _Saver:
 
 def _train(current: Run, watch: Watcher, link: Path | None, saver: _Saver) -> None:
     epochs, patience = current.settings.train.epochs, current.settings.train.patience
-    start, history = current.history.start, current.history
+    start = current.history.start
     num_steps = len(current.training.train)
     watch.begin(current.folder, epochs=epochs, num_steps=num_steps, faster=speedups(current))
     saver.look()
     # Interrupted after that, only its pictures are missing.
-    if patience is not None and history.epochs_without_better >= patience:
+    if _is_stopped_early(current):
         return
     for result in _results(current, watch, saver):
         if result.epoch == start.epochs + 1:
@@ -317,7 +314,7 @@ def _train(current: Run, watch: Watcher, link: Path | None, saver: _Saver) -> No
         # After the last epoch the run is finished: its pictures are worth waiting for.
         if result.epoch < epochs:
             saver.look()
-        if patience is not None and history.epochs_without_better >= patience:
+        if _is_stopped_early(current):
             watch.say(f"stopped early: no better {current.metric} for {patience} epochs")
             break
     # Pictures are of what is on the disk.
@@ -353,11 +350,18 @@ def _record(current: Run, result: EpochResult, *, is_due: bool) -> bool:
             step=current.training.schedule.num_steps,
         )
     is_best = current.history.add(result, metric=current.metric)
+    # The last epoch is saved, planned or not.
+    is_due = is_due or _is_stopped_early(current)
     if is_best:
         # For the best alone: it may take a pass over all training images.
         current.history.task = _task_now(current)
     current.record(result, is_best=is_best, is_due=is_due)
     return is_best
+
+
+def _is_stopped_early(current: Run) -> bool:
+    patience = current.settings.train.patience
+    return patience is not None and current.history.epochs_without_better >= patience
 
 
 def _task_now(current: Run) -> Task:

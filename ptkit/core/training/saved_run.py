@@ -1,0 +1,114 @@
+"""What a run folder holds to go on from: the last saved state, and the rows of its epochs."""
+
+import csv
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ptkit.core.errors import CheckpointError, DataError, StorageError, UsageError
+from ptkit.core.models.checkpoints import read_checkpoint
+from ptkit.core.training.loop import Position
+from ptkit.core.training.run_folder import LAST, PREVIOUS, Row
+from ptkit.core.wording import reason_of
+
+# Of last.pkl and its `train`.
+_STATE = ("config", "data", "epoch", "optimizer", "scheduler", "best", "epochs_without_better")
+_PARTS = (("data", "list_sha256"), ("data", "valid_sha256"), ("config", "train"))
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """The last saved state of a run folder, or the one before it, and its file."""
+
+    file: Path
+    checkpoint: dict[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        return self.file.parent
+
+    @property
+    def epoch(self) -> int:
+        return int(self.checkpoint["train"]["epoch"])
+
+    @property
+    def position(self) -> Position:
+        train = self.checkpoint["train"]
+        # Runs of an earlier version were saved at the ends of epochs alone.
+        steps, seconds = train.get("step_in_epoch", 0), train.get("seconds", 0.0)
+        return Position(self.epoch, steps, seconds, train.get("sums", {}))
+
+
+def check_run_folder(folder: Path) -> None:
+    """Refuse a folder that is not that of a run.
+
+    Raises:
+        UsageError: see above.
+    """
+    if not (folder / "config.toml").is_file():
+        raise UsageError(f"{folder} is not a run folder: it has no config.toml")
+
+
+def read_saved_state(folder: Path) -> tuple[SavedState | None, str | None]:
+    """Return the newest state of a run folder that can be read, None if nothing was saved yet; and
+    a warning if it is not the last one.
+
+    Raises:
+        UsageError: the states are gone.
+        CheckpointError: all of them are damaged.
+    """
+    damage: CheckpointError | None = None
+    for file in (folder / LAST, folder / PREVIOUS):
+        if not os.path.lexists(file):
+            continue
+        try:
+            state = SavedState(file, _read_state(file))
+        except CheckpointError as error:
+            damage = damage or error
+            continue
+        if file.name == LAST:
+            return state, None
+        why = damage or f"{folder / LAST} is missing"
+        return state, f"{why}; going on from the state before it, {file}"
+    if damage is not None:
+        raise damage
+    # The first epoch is always saved, a moment after its row.
+    if len(read_metrics(folder / "metrics.csv")) > 1:
+        raise UsageError(
+            f"{folder} cannot be resumed: its {LAST} is gone; `ptkit finetune {folder}` trains"
+            " further from its best checkpoint"
+        )
+    return None, None
+
+
+def _read_state(file: Path) -> dict[str, Any]:
+    checkpoint = read_checkpoint(file)
+    state = {**checkpoint, **checkpoint.get("train", {})}
+    missing = [name for name in _STATE if name not in state]
+    missing += [f"{name}.{key}" for name, key in _PARTS if key not in state.get(name, ())]
+    # Of a run that was interrupted in its first epoch it is empty.
+    missing += ["best.epoch"] if state.get("best") and "epoch" not in state["best"] else []
+    if missing:
+        raise CheckpointError(f"{file} holds no training state: it has no {missing[0]}")
+    return checkpoint
+
+
+def read_metrics(file: Path) -> list[Row]:
+    """Return the rows of metrics.csv; none where there is no such file."""
+    if not file.exists():
+        return []
+    try:
+        with file.open(newline="") as lines:
+            rows = [
+                {key: float(value) if value else None for key, value in row.items()}
+                for row in csv.DictReader(lines, strict=True)
+            ]
+        return [row | {"epoch": int(row["epoch"] or 0)} for row in rows]
+    except OSError as error:
+        raise StorageError(f"cannot read {file}: {error.strerror or error}") from error
+    except (ValueError, TypeError, KeyError, OverflowError, csv.Error) as error:
+        raise DataError(
+            f"{file} is damaged ({reason_of(error)}): move it away, and the run goes on without"
+            " the rows of earlier epochs"
+        ) from error

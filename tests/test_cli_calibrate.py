@@ -205,6 +205,32 @@ def test_of_many_classes_those_that_are_not_named_are_counted(here, monkeypatch)
     assert "  2 other classes: see thresholds.csv\n" in result.stdout
 
 
+def test_a_file_at_the_place_of_the_kept_checkpoint_stays(here):
+    theirs = Path("runs/1/ckpt-uncalibrated.pkl")
+    theirs.write_text("of someone")
+    before = CKPT.read_bytes()
+    found = calibrated("valid.txt", "--only", "temperature")
+    assert theirs.read_text() == "of someone"
+    assert Path(found["kept"]).name == "ckpt-uncalibrated-2.pkl"
+    assert Path(found["kept"]).read_bytes() == before
+
+
+def test_a_class_with_too_few_answers_keeps_the_threshold_it_had(here):
+    rewrite(thresholds=[0.4, 0.6, 0.8])
+    contents = read_checkpoint(CKPT)
+    # It never answers with the last class.
+    weights = contents["state_dict"]
+    bias = next(reversed(weights))
+    weights[bias] = weights[bias] - torch.tensor([0.0, 0.0, 99.0])
+    save_checkpoint(CKPT, contents)
+    found = calibrated("valid.txt", "--only", "thresholds")
+    assert found["thresholds"][2]["threshold"] == pytest.approx(0.8)
+    # What it was is of other probabilities than those of a new temperature.
+    found = calibrated("valid.txt", "--only", "thresholds", "--only", "temperature")
+    assert found["temperature"] != 1
+    assert found["thresholds"][2]["threshold"] == 0
+
+
 def test_nothing_to_fit_is_an_error(here):
     with pytest.raises(UsageError, match="no part to fit"):
         ptkit.calibrate("ckpt.pkl", "valid.txt", only=[])
@@ -270,12 +296,14 @@ def test_several_labels_get_thresholds_and_keep_those_of_training_for_remove(tmp
         (["ckpt.pkl"], 2, "name a list of images"),
         (["ckpt.pkl", "valid.txt", "--remove"], 2, "leave out LIST"),
         (["ckpt.pkl", "--remove"], 2, "has no calibration to remove"),
+        (["ckpt.pkl", "--remove", "--seed", "3"], 2, "leave out --seed"),
+        (["ckpt.pkl", "--remove", "--known", "0"], 2, "leave out --known"),
         (["ckpt.pkl", "valid.txt", "--only", "temprature"], 2, "--only"),
         (["ckpt.pkl", "valid.txt", "--target-precision", "95"], 2, "between 0 and 1"),
         (["ckpt.pkl", "valid.txt", "--only", "temperature", "--known", "0.9"], 2, "--known is"),
         (["ckpt.pkl", "nope.txt"], 3, "nope.txt"),
         (["nope.pkl", "valid.txt"], 4, "nope.pkl"),
-        (["bare.pt", "valid.txt"], 2, "bare weights"),
+        (["bare.pt", "valid.txt"], 4, "needs a ptkit checkpoint to save in"),
         (["alone.pkl", "valid.txt"], 3, "pass --train LIST"),
     ],
 )

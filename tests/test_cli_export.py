@@ -14,9 +14,12 @@ from typer.testing import CliRunner
 
 import ptkit
 from ptkit.commands.app import app
+from ptkit.core.data.lists import read_list
 from ptkit.core.exporting import torch_files
 from ptkit.core.exporting.quiet import quietly
 from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
+from ptkit.looking.replaying import Inputs, Labelled
+from ptkit.looking.subject import load_subject
 
 from example_run import CLASSES, write_images, write_run  # isort: skip
 
@@ -252,6 +255,38 @@ def test_a_step_that_no_graph_has_is_named(run):
         app, ["export", ckpt, "--to", "torchscript", "--without-preprocessing"]
     )
     assert without.exit_code == 0, without.stderr
+
+
+def test_several_crops_are_compared_one_by_one(run):
+    weights = read_checkpoint(Path("ckpt.pkl"))["state_dict"]
+    # Sure of itself, as a trained one is: the mean of probabilities is not that of outputs.
+    last = [name for name in weights if weights[name].ndim == 2][-1]
+    weights[last] = weights[last] * 100
+    calls = ["Resize((20, 20))", "FiveCrop(16)", "ToTensor()"]
+    ckpt = edited(pipeline={"calls": calls, "mean": None, "std": None}, state_dict=weights)
+    found = ptkit.export(ckpt, to="torchscript", preprocessing=False)
+    assert found.replayed.difference < 1e-4
+
+
+def test_images_are_looked_for_where_the_run_found_them(run):
+    os.renames("images", "moved/images")
+    (run / "config.toml").write_text('[data]\nvalid = "../../test.txt"\nroot = "../../moved"\n')
+    assert ptkit.export("ckpt.pkl", to="torchscript").replayed.num_images == 12
+
+
+def test_classes_that_the_loss_ignored_do_not_count(run):
+    counted = torch.tensor([True, False, True])
+    ckpt = edited(task={"counted": counted})
+    assert ptkit.export(ckpt, to="torchscript").replayed.num_images == 8
+
+
+def test_large_images_go_through_the_graph_a_few_at_a_time(run, monkeypatch):
+    monkeypatch.setattr("ptkit.looking.replaying._BYTES_AT_ONCE", 3 * 12 * 10 * 3)
+    images = Labelled(read_list(Path("test.txt")), has_labels=True).images
+    inputs = Inputs(load_subject(Path("ckpt.pkl")).parse_pipeline(), as_pixels=True)
+    batches = list(inputs.batches(images))
+    assert [len(rows) for rows, _ in batches] == [3, 3, 3, 3]
+    assert [row for rows, _ in batches for row in rows] == list(range(12))
 
 
 def test_a_missing_library_says_what_to_install(run, monkeypatch):

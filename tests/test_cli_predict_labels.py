@@ -166,15 +166,20 @@ def test_wrong_images_are_named_and_written(here):
 
 
 def test_files_of_an_earlier_prediction_do_not_pass_for_those_of_this_one(here):
-    Path("found").mkdir()
-    Path("found/wrong.csv").write_text("of someone")
-    done("images/red/0.png", "--out", "found")
-    # Nothing was predicted into it before: it is the user's.
-    assert sorted(os.listdir("found")) == ["predictions.csv", "wrong.csv"]
     done("images", "--out", "found")
     assert sorted(os.listdir("found")) == ["predictions.csv", "scores.json", "wrong.csv"]
     done("images/red/0.png", "--out", "found")
     assert os.listdir("found") == ["predictions.csv"]
+
+
+@pytest.mark.parametrize("name", ["predictions.csv", "scores.json", "wrong.csv"])
+def test_files_of_someone_else_are_not_replaced(here, name):
+    Path("found").mkdir()
+    Path("found", name).write_text("of someone")
+    result = done("images", "--out", "found", exit_code=2)
+    assert f"found/{name} is there already, and ptkit did not write it" in result.stderr
+    assert os.listdir("found") == [name]
+    assert Path("found", name).read_text() == "of someone"
 
 
 def test_an_image_below_the_threshold_is_unknown_and_counts_as_wrong(here):

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
 import torch
 from example_run import CLASSES, write_images, write_run
 from PIL import Image
@@ -45,6 +44,30 @@ def exported(folder, call):
     return subject, write_for_hub(subject, Path("hub"))
 
 
+def of_program(card):
+    """Run the program of a card on this folder; return its names, `last` for what it prints."""
+    program = (
+        card.split("```python\n")[1].split("```")[0].replace("local-dir:FOLDER", "local-dir:hub")
+    )
+    names = {"print": lambda value: names.update(last=value)}
+    exec(program, names)
+    return names
+
+
+def test_the_program_of_the_card_applies_the_temperature(folder):
+    run = write_run(folder, TINY)
+    contents = read_checkpoint(run / "ckpt.pkl")
+    save_checkpoint(run / "ckpt.pkl", contents | {"task": contents["task"] | {"temperature": 2.5}})
+    subject = load_subject(run, model=TINY)
+    write_for_hub(subject, Path("hub"))
+    os.replace("images/red/0.png", "image.jpg")
+    expected = ptkit.predict(run, "image.jpg", model=TINY).values
+    card = Path("hub/README.md").read_text()
+    np.testing.assert_allclose(of_program(card)["last"].detach().numpy(), expected, atol=1e-3)
+    # These weights are of no run.
+    assert "trained with ptkit" not in card
+
+
 @pytest.mark.parametrize(
     "call", [TINY, pytest.param("resnet18(stem='standard')", marks=pytest.mark.slow)]
 )
@@ -53,15 +76,17 @@ def test_timm_loads_the_folder_and_gives_the_same_probabilities(folder, call):
     assert found.is_timm
     card = Path("hub/README.md").read_text()
     assert "tags:\n- image-classification\n- timm\n- ptkit\n---" in card
-    model = timm.create_model("local-dir:hub", pretrained=True).eval()
-    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
-    path = "images/red/0.png"
-    with torch.inference_mode():
-        values = model(transform(Image.open(path))[None]).softmax(1).numpy()
+    path = "image.jpg"
+    # Lying on its side, as cameras write photographs that were taken upright.
+    with Image.open("images/red/0.png") as picture:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        picture.save(path, exif=exif, quality=95)
     expected = ptkit.predict(subject.weights.path, path, model=call).values
+    found = of_program(card)
     # timm resizes with Pillow, a level apart from torchvision where that is old.
-    np.testing.assert_allclose(values, expected, atol=1e-3)
-    assert list(model.pretrained_cfg["label_names"]) == list(CLASSES)
+    np.testing.assert_allclose(found["last"].detach().numpy(), expected, atol=1e-3)
+    assert list(found["model"].pretrained_cfg["label_names"]) == list(CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -103,6 +128,7 @@ def test_the_weights_are_those_of_the_checkpoint(folder):
         (["Resize(256, InterpolationMode.BICUBIC, 300)", "CenterCrop(224)"], None),
         (["Resize(256)", "FiveCrop(224)"], None),
         (["Resize(256)"], None),
+        (["Resize((16, 16))", "Grayscale()"], None),
         (["Pad(2)", "Resize((16, 16))"], None),
     ],
 )  # fmt: skip

@@ -216,3 +216,11 @@ def test_every_module_is_in_the_tree_unless_its_folder_has_one_file_per_item():
         and (modules := {file.name for file in folder.glob("[!_]*.py")}) - named_in(text)
     }  # fmt: skip
     assert absent == {}
+
+
+def test_every_public_function_is_in_the_table_of_the_python_page():
+    import ptkit
+
+    page = (ROOT / "docs/python.md").read_text(encoding="utf-8")
+    missing = [name for name in ptkit.__all__ if f"`ptkit.{name}(" not in page]
+    assert [name for name in missing if name not in ("__version__", "ListDataset")] == []

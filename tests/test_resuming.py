@@ -231,6 +231,16 @@ def test_pictures_that_were_interrupted_are_drawn_by_resuming(here, monkeypatch)
         ptkit.train(resume="runs/cut")
 
 
+def test_a_finished_run_whose_rows_were_moved_away_gets_its_pictures(here, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("ptkit.looking.end_of_run._draw_curves", lambda _run: os.kill(os.getpid(), 2))
+        with pytest.raises(InterruptedRunError):
+            ptkit.train(**BARE, name="cut")
+    Path("runs/cut/metrics.csv").unlink()
+    assert ptkit.train(resume="runs/cut").epochs == 2
+    assert Path("runs/cut/confusion.png").exists()
+
+
 def test_a_run_that_stopped_early_is_asked_for_more_patience(here):
     still = {"model": "lenet()", "optimizer": "SGD()", "lr": 1e-20, "epochs": 5, "patience": 1}
     assert ptkit.train(**BARE | still, name="one").epochs == 2

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ptkit.commands.app import app
-from ptkit.core.errors import UsageError
+from ptkit.core.errors import StorageError, UsageError
 from ptkit.core.training.run_place import Place
 
 
@@ -37,3 +37,12 @@ def test_a_name_that_no_disk_takes_is_refused():
         2,
         "ptkit: --name is longer than 255 bytes: choose a shorter one\n",
     )
+
+
+def test_a_folder_of_runs_that_cannot_be_listed_is_one_line(tmp_path, monkeypatch):
+    def refuse(_path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(StorageError, match=r"cannot list the folder .*runs: Permission denied"):
+        Place(tmp_path / "runs").folder()

@@ -62,7 +62,6 @@ def calibrate(
     from ptkit.core.device import choose_device
     from ptkit.looking.calibrating import Wishes
     from ptkit.looking.calibrating import calibrate as calibrate_in_place
-    from ptkit.looking.subject import load_subject
 
     of_parts = {"target_precision": target_precision, "known": known, "train": train}
     _check_parts(only, [name for name, value in of_parts.items() if value is not None])
@@ -74,11 +73,10 @@ def calibrate(
         seed=seed,
     )
     check_choice("--on-bad", on_bad, ON_BAD)
-    check_at_least(0, workers=workers)
+    check_at_least(0, workers=workers, seed=seed)
     choose_device(device)
-    subject = load_subject(Path(ckpt))
-    found, kept = calibrate_in_place(
-        subject,
+    found, of, kept = calibrate_in_place(
+        Path(ckpt),
         Path(list_file),
         wishes,
         device=device,
@@ -86,7 +84,6 @@ def calibrate(
         on_bad=on_bad,
         root=path_or_none(root),
     )
-    of = subject.weights
     shares = wishes.precision, wishes.known
     return CalibrateResult(found, of.shown_path, ckpt, kept, of.run, of.described, *shares)
 

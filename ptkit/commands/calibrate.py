@@ -43,7 +43,7 @@ _Known = Annotated[
 @options.writes_names
 def calibrate(
     printer: Printer,
-    ckpt: options.Checkpoint,
+    ckpt: options.OwnCheckpoint,
     list_file: _List = None,
     only: _Only = None,
     target_precision: Annotated[
@@ -78,6 +78,8 @@ def calibrate(
         given = {
             "LIST": list_file, "--only": only, "--target-precision": target_precision,
             "--known": known, "--train": train, "--root": root, "--out": out,
+            "--seed": seed or None, "--device": None if device == "auto" else device,
+            "--workers": workers or None, "--on-bad": None if on_bad == "stop" else on_bad,
         }  # fmt: skip
         _remove(printer, ckpt, given)
         return
@@ -103,7 +105,7 @@ def calibrate(
 
 def _remove(printer: Printer, ckpt: Path, given: Mapping[str, Any]) -> None:
     """Undo a calibration. given: what is for making one."""
-    if needless := [name for name, value in given.items() if value]:
+    if needless := [name for name, value in given.items() if value not in (None, [])]:
         raise UsageError(f"--remove only undoes a calibration: leave out {needless[0]}")
     file = calibrating.uncalibrate(ckpt)
     printer.say(f"{file} answers again as before it was calibrated")
@@ -189,4 +191,4 @@ def _words(found: "Threshold") -> str:
     of = f"{share} of {counted(found.num_answered, 'answer')} right"
     if not found.reaches:
         return f"cannot reach it, never answered; at best {of}"
-    return f"above {found.value:.1%}, {of}" if found.value else f"always answered, {of}"
+    return f"from {found.value:.1%} on, {of}" if found.value else f"always answered, {of}"

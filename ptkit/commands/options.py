@@ -143,6 +143,9 @@ Checkpoint = Annotated[
         help="A checkpoint, a run folder, bare weights, or a model with pretrained ones.",
     ),
 ]
+OwnCheckpoint = Annotated[
+    Path, typer.Argument(metavar="CKPT", help="A checkpoint of ptkit, or a run folder.")
+]
 CheckpointOrOnnx = Annotated[
     Path,
     typer.Argument(

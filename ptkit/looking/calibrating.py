@@ -2,6 +2,7 @@
 per class, and what tells strangers from the images it was trained on.
 """
 
+import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
@@ -21,13 +22,14 @@ from ptkit.core.data.lists import ImageList
 from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.core.models.checkpoints import save_checkpoint
 from ptkit.core.models.locate import find_weights
+from ptkit.core.models.weights import Weights
 from ptkit.core.training.holding import held
 from ptkit.core.training.prediction import run_list
 from ptkit.core.training.setup_lists import read_lists
 from ptkit.core.training.tasks.calibration import AnswerFit, Answering, FittedTemperature
 from ptkit.core.training.tasks.task import Task
 from ptkit.looking.evaluation import read_matching_list
-from ptkit.looking.subject import Subject
+from ptkit.looking.subject import Subject, subject_of
 
 TEMPERATURE, THRESHOLDS, UNKNOWN = PARTS = ("temperature", "thresholds", "unknown")
 # Fewer images say nothing of any of them.
@@ -168,10 +170,6 @@ def _rows_to_fit(
 
 def _parts_of(subject: Subject, wishes: Wishes) -> tuple[str, ...]:
     task, source = subject.task, subject.weights.source
-    if subject.weights.checkpoint is None:
-        raise CheckpointError(
-            f"{source} holds weights only: `ptkit calibrate` needs a ptkit checkpoint to save in"
-        )
     if task.kind == REGRESSION:
         raise UsageError(f"{source} gives numbers, which have no probabilities to calibrate")
     for name, share in (("--target-precision", wishes.precision), ("--known", wishes.known)):
@@ -325,7 +323,7 @@ def uncalibrated(checkpoint: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 
 def calibrate(
-    subject: Subject,
+    path: Path,
     list_file: Path,
     wishes: Wishes,
     *,
@@ -333,22 +331,35 @@ def calibrate(
     workers: int = 0,
     on_bad: str = "stop",
     root: Path | None = None,
-) -> tuple[Calibration, Path | None]:
-    """Calibrate a checkpoint in its place; return what was found, and where the checkpoint as it
-    was is kept if it was not calibrated before.
+) -> tuple[Calibration, Weights, Path | None]:
+    """Calibrate a checkpoint in its place; return what was found, the checkpoint as it was, and
+    where that is kept if it was not calibrated before.
 
     Raises:
         CheckpointError, DataError, UsageError: see `calibrate_list`.
         UsageError: its run is being written. StorageError: the disk refused.
     """
-    with _alone(subject.weights.run):
+    with _alone(_checkpoint(path).run):
+        # Read again: training may have saved a better one before it let its run go.
+        subject = subject_of(_checkpoint(path))
+        weights = subject.weights
         found = calibrate_list(
             subject, list_file, wishes, device=device, workers=workers, on_bad=on_bad, root=root
         )
-        old = subject.weights.checkpoint or {}
-        is_kept = _save(subject.weights.path, calibrated(old, found), old)
-        shown = subject.weights.shown_path
-        return found, shown.with_name(_kept_name(shown)) if is_kept else None
+        old = weights.checkpoint or {}
+        kept = _save(weights.path, calibrated(old, found), old)
+        return found, weights, None if kept is None else weights.shown_path.with_name(kept)
+
+
+def _checkpoint(path: Path) -> Weights:
+    """Find a checkpoint, which alone has a place for what is found."""
+    weights = find_weights(str(path))
+    if weights.checkpoint is None:
+        raise CheckpointError(
+            f"{weights.source} holds weights only: `ptkit calibrate` needs a ptkit checkpoint to"
+            " save in"
+        )
+    return weights
 
 
 def remove_calibration(path: Path) -> Path:
@@ -358,11 +369,9 @@ def remove_calibration(path: Path) -> Path:
         CheckpointError: no checkpoint. UsageError: it has none, or its run is being written.
         StorageError: the disk refused.
     """
-    weights = find_weights(str(path))
-    if weights.checkpoint is None:
-        raise CheckpointError(f"{path} holds weights only, which are never calibrated")
-    with _alone(weights.run):
-        contents = uncalibrated(weights.checkpoint, path)
+    with _alone(_checkpoint(path).run):
+        weights = _checkpoint(path)
+        contents = uncalibrated(weights.checkpoint or {}, path)
         save_checkpoint(weights.path.resolve(), contents)
     return weights.shown_path
 
@@ -371,15 +380,17 @@ def _alone(run: Path | None) -> AbstractContextManager[object]:
     return nullcontext() if run is None else held(run)
 
 
-def _save(path: Path, contents: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
-    """Save a checkpoint and say whether the old one was kept."""
+def _save(path: Path, contents: Mapping[str, Any], old: Mapping[str, Any]) -> str | None:
+    """Save a checkpoint and return the name under which the old one is kept, if it is."""
     # Behind a link is the file of the run.
     file = path.resolve()
-    is_kept = "calibration" not in old
-    previous = file.with_name(_kept_name(file)) if is_kept else None
+    previous = None if "calibration" in old else _kept_beside(file)
     save_checkpoint(file, contents, previous=previous)
-    return is_kept
+    return None if previous is None else previous.name
 
 
-def _kept_name(file: Path) -> str:
-    return f"{file.stem}-uncalibrated{file.suffix}"
+def _kept_beside(file: Path) -> Path:
+    """Return where a checkpoint is kept as it was: nothing is there yet."""
+    numbers = ("", *(f"-{number}" for number in range(2, 1000)))
+    names = (file.with_name(f"{file.stem}-uncalibrated{n}{file.suffix}") for n in numbers)
+    return next(name for name in names if not os.path.lexists(name))

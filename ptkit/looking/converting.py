@@ -122,6 +122,8 @@ def _write_safetensors(weights: Weights, file: Path, given: Mapping[str, Any]) -
         _refuse_answers(weights, given)
     if given.get("size") and not given.get("model"):
         raise UsageError("--size is of the model: add --model, or leave it out")
+    if not is_checkpoint and weights.call is not None and given.get("model"):
+        raise UsageError(f"{weights.source} is of {weights.call}: leave out --model")
     call, notes = weights.call, weights.notes
     tensors = dict(weights.state_dict) if is_checkpoint else plain_names(weights.state_dict)
     if call is None and (model := given.get("model")):

@@ -29,7 +29,7 @@ from ptkit.core.exporting.answering import (
 from ptkit.core.exporting.metadata import Description, is_exported
 from ptkit.core.exporting.preprocessing import preprocessing_of
 from ptkit.core.exporting.stranger_check import StrangerCheck
-from ptkit.core.files import check_no_link, make_folder
+from ptkit.core.files import check_no_link, make_folder, sync_folder
 from ptkit.core.training.tasks.task import Task
 from ptkit.core.wording import check_choice, reason_of
 from ptkit.looking.hub import HUB
@@ -209,7 +209,10 @@ def _in_place_of(file: Path) -> Iterator[Path]:
     make_folder(file.parent)
     try:
         yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
         os.replace(temporary, file)
+        sync_folder(file.parent)
     except OSError as error:
         raise StorageError(f"cannot write {file}: {error.strerror or error}") from error
     finally:

@@ -40,14 +40,15 @@ def model_card(subject: Subject, *, name: str, is_timm: bool, geometry: bool) ->
         "Figures": _figures(run, checkpoint),
         "Classes and data": _classes(subject, run, checkpoint),
         "Training": _training(checkpoint),
-        "Limits": _limits(run, checkpoint),
+        "Limits": _limits(subject, run),
     }
     head = f"---\nlibrary_name: {library}\npipeline_tag: image-classification\ntags:\n"
     tags = "".join(
         f"- {tag}\n" for tag in ("image-classification", *dict.fromkeys((library, "ptkit")))
     )
     body = "\n".join(f"## {title}\n\n{text}\n" for title, text in sections.items())
-    about = f"`{_code(subject.weights.call or '')}`, {_what(subject)}, trained with ptkit."
+    trained = ", trained with ptkit" if checkpoint.get("config") else ""
+    about = f"`{_code(subject.weights.call or '')}`, {_what(subject)}{trained}."
     return f"{head}{tags}---\n\n# {_text(name)}\n\n{about}\n\n{body}"
 
 
@@ -75,13 +76,17 @@ def _use(subject: Subject, *, is_timm: bool, geometry: bool) -> str:
         if geometry
         else "# timm has no transform for the steps below: see Preprocessing.\ntransform = ...\n"
     )
-    decoder = {"softmax": "softmax(1)", "sigmoid": "sigmoid()"}.get(subject.task.activation)
-    last = f"model(images).{decoder}" if decoder else "model(images)"
+    task = subject.task
+    decoder = {"softmax": "softmax(1)", "sigmoid": "sigmoid()"}.get(task.activation)
+    heat = task.temperature or 1.0
+    outputs = "model(images)" if heat == 1.0 else f"(model(images) / {heat:.6g})"
+    last = f"{outputs}.{decoder}" if decoder else "model(images)"
     return (
-        "```python\nimport timm\nfrom PIL import Image\n\n"
+        "```python\nimport timm\nfrom PIL import Image, ImageOps\n\n"
         'model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()\n'
         f"{steps}"
-        'images = transform(Image.open("image.jpg").convert("RGB"))[None]\n'
+        'image = ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB")\n'
+        "images = transform(image)[None]\n"
         f"print({last})\n```\n\n"
         "From the Hub: `hf-hub:USER/NAME` in the place of `local-dir:FOLDER`."
     )
@@ -89,7 +94,9 @@ def _use(subject: Subject, *, is_timm: bool, geometry: bool) -> str:
 
 def _preprocessing(subject: Subject) -> str:
     steps = "\n".join(f"1. `{_code(step)}`" for step in subject.weights.pipeline)
-    return f"Steps of `torchvision.transforms.v2`, on RGB images turned upright:\n\n{steps}"
+    on_white = ", transparent pixels put on white" if subject.weights.alpha == "white" else ""
+    what = f"RGB images turned upright{on_white}"
+    return f"Steps of `torchvision.transforms.v2`, on {what}:\n\n{steps}"
 
 
 def _figures(run: FoundRun | None, checkpoint: Mapping[str, Any]) -> str:
@@ -210,11 +217,12 @@ def _value(value: Any) -> str:
     return str(value)
 
 
-def _limits(run: FoundRun | None, checkpoint: Mapping[str, Any]) -> str:
+def _limits(subject: Subject, run: FoundRun | None) -> str:
     lines = [
-        "It knows its classes only, and answers with them for any picture.",
-        "Images unlike those of its training may get worse answers: test it on your own first.",
+        "Images unlike those of its training may get worse answers: test it on your own first."
     ]
+    if subject.task.kind != REGRESSION:
+        lines.insert(0, "It knows its classes only, and answers with them for any picture.")
     found = run.predictions if run is not None else None
     if found is not None:
         lines.append(

@@ -8,10 +8,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from ptkit.core.errors import StorageError
+from ptkit.core.errors import StorageError, UsageError
 from ptkit.core.files import csv_bytes, make_folder, sync_folder, write_atomically, write_csv
 from ptkit.looking.answers import Answers
 from ptkit.looking.prediction_scores import Scores, Tally, Wrong, surest, wrong_of
+
+_WRONG = ("path", "true", "class", "probability")
+# What our own files have in their first line, or, of JSON, near their beginning.
+_MARKS = {
+    "predictions.csv": b"path,",
+    "scores.json": b'"num_labelled"',
+    "wrong.csv": ",".join(_WRONG).encode(),
+}
+_HEAD = 1 << 16
 
 
 class PredictionFiles:
@@ -21,6 +30,9 @@ class PredictionFiles:
     At the end `growing` becomes predictions.csv, without columns that are empty. Where images have
     labels, scores.json and wrong.csv are written too; else those beside an earlier predictions.csv
     are removed. `files`: what was written at the end.
+
+    Raises (entering):
+        UsageError: a file of such a name that ptkit did not write.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -33,6 +45,7 @@ class PredictionFiles:
 
     def __enter__(self) -> "PredictionFiles":
         make_folder(self.folder)
+        self._check_own()
         try:
             self._file = self.growing.open("wb")
         except OSError as error:
@@ -69,6 +82,23 @@ class PredictionFiles:
         self._tally.add(part)
         self._wrong += wrong_of(part)
 
+    def _check_own(self) -> None:
+        """Refuse to replace what others wrote."""
+        for name, mark in _MARKS.items():
+            file = self.folder / name
+            if not os.path.lexists(file):
+                continue
+            try:
+                with file.open("rb") as content:
+                    head = content.read(_HEAD)
+            except OSError as error:
+                raise StorageError(f"cannot read {file}: {error.strerror or error}") from error
+            if not (mark in head if file.suffix == ".json" else head.startswith(mark)):
+                raise UsageError(
+                    f"{file} is there already, and ptkit did not write it: name another folder with"
+                    " --out"
+                )
+
     def _finish(self) -> None:
         table = self.folder / "predictions.csv"
         is_again = table.exists()
@@ -92,8 +122,7 @@ class PredictionFiles:
         write_atomically(scores_file, (json.dumps(scores.as_dict(), indent=1) + "\n").encode())
         self.files.append(scores_file)
         if isinstance(scores, Scores):
-            header = ("path", "true", "class", "probability")
-            write_csv(wrong_file, header, map(_wrong_cells, surest(self._wrong)))
+            write_csv(wrong_file, _WRONG, map(_wrong_cells, surest(self._wrong)))
             self.files.append(wrong_file)
 
     def _remove_old(self) -> None:

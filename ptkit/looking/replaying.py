@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from ptkit.core.comparing.runs import read_run
 from ptkit.core.data import images as decoder
@@ -16,6 +17,8 @@ from ptkit.core.data.lists import ImageList, check_image
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.exporting.answering import Run
+from ptkit.core.models.hooks import evaluating
+from ptkit.core.training.prediction import Predicted
 from ptkit.core.training.tasks.task import Task
 from ptkit.looking.evaluation import read_matching_list
 from ptkit.looking.image_sources import find_images
@@ -29,7 +32,9 @@ _TIE = 1e-6
 _NEAR_LIMIT = 1e-2
 # In half precision so many of the images may be unknown to the one and not to the other.
 _HALF_UNKNOWN = 0.05
-_AT_ONCE = 32
+# So many images are decoded before they are run, or so many bytes of them: a graph makes floats of
+# them several times over.
+_AT_ONCE, _BYTES_AT_ONCE = 32, 1 << 24
 
 Values = npt.NDArray[np.float32]
 
@@ -111,7 +116,10 @@ def find_replayed(subject: Subject, images: str | None, *, root: Path | None) ->
                 f"{subject.weights.source} is not in a run, whose validation images would be"
                 " replayed: name a list or a folder with --images"
             )
-        file = Path(read_run(subject.weights.run).settings.data.valid)
+        data = read_run(subject.weights.run).settings.data
+        file = Path(data.valid)
+        if root is None and data.root:
+            root = Path(data.root)
         if not file.is_file():
             raise DataError(
                 f"the run's validation list {file} is not there: name another list with --images"
@@ -127,6 +135,10 @@ def find_replayed(subject: Subject, images: str | None, *, root: Path | None) ->
 
 def _of_list(file: Path, subject: Subject, *, root: Path | None) -> Labelled:
     listed, _ = read_matching_list(file, subject, root=root)
+    # Not those of classes that the loss ignored: what the model says of them is no mistake.
+    listed = listed.subset(subject.task.counted_rows(listed.labels))
+    if not len(listed):
+        raise DataError(f"{file} has no image of a class that counts: name another with --images")
     check_image(listed, 0)
     return Labelled(listed, has_labels=True)
 
@@ -149,13 +161,17 @@ class Inputs:
         Raises:
             DataError: an image that cannot be read.
         """
-        for start in range(0, len(images), _AT_ONCE):
-            by_size: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
-            for row in range(start, min(start + _AT_ONCE, len(images))):
-                one = self._of(images.image_path(row))
-                by_size.setdefault(one.shape, []).append((row, one))
-            for group in by_size.values():
-                yield [row for row, _ in group], np.concatenate([one for _, one in group])
+        by_size: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
+        count = num_bytes = 0
+        for row in range(len(images)):
+            one = self._of(images.image_path(row))
+            by_size.setdefault(one.shape, []).append((row, one))
+            count, num_bytes = count + 1, num_bytes + one.nbytes
+            if count == _AT_ONCE or num_bytes >= _BYTES_AT_ONCE or row == len(images) - 1:
+                for group in by_size.values():
+                    yield [row for row, _ in group], np.concatenate([one for _, one in group])
+                by_size.clear()
+                count = num_bytes = 0
 
     def _of(self, path: str) -> np.ndarray:
         pixels = decoder.read(path, alpha=self.pipeline.alpha)
@@ -175,7 +191,7 @@ def replay(
         DataError: an image that cannot be read.
     """
     images, task = labelled.images, subject.task
-    expected, _ = subject.predict(images, device="cpu", workers=workers)
+    expected = _original(subject, images, inputs, workers=workers)
     found, strangeness = np.empty_like(expected.values), np.zeros(len(images), np.float32)
     for rows, batch in inputs.batches(images):
         values, *told = run(batch)
@@ -197,6 +213,23 @@ def replay(
         score=score,
         original_score=_score(expected.answers, labelled, expected.rows, task),
     )
+
+
+def _original(subject: Subject, images: ImageList, inputs: Inputs, *, workers: int) -> Predicted:
+    """Return what the model itself says."""
+    if inputs.num_crops == 1:
+        return subject.predict(images, device="cpu", workers=workers)[0]
+    # A file gives an answer for each crop, of which the mean is compared: not what the model says
+    # of the image, which is of the mean of its outputs.
+    model, task = subject.model.to("cpu"), subject.task
+    parts, places = [], []
+    with evaluating(model), torch.inference_mode():
+        for rows, batch in inputs.batches(images):
+            values = task.values(model(torch.from_numpy(batch)).float()).numpy()
+            parts.append(values.reshape(len(rows), inputs.num_crops, -1).mean(axis=1))
+            places += rows
+    values = np.concatenate(parts)[np.argsort(places)]
+    return Predicted(values, _answers(values, task))
 
 
 def _answers(values: Values, task: Task) -> npt.NDArray[Any]:

@@ -162,7 +162,8 @@ def timm_geometry(pipeline: Sequence[str]) -> dict[str, Any] | None:
     calls = parse_all(pipeline)
     names = [call.name for call in calls]
     rest = names[names.index("ToTensor") :] if "ToTensor" in names else []
-    geometry = [call for call in calls[: len(calls) - len(rest)] if call.name != "Grayscale"]
+    # timm makes no grey of colours.
+    geometry = calls[: len(calls) - len(rest)]
     if rest != ["ToTensor", "Normalize"] or not geometry or geometry[0].name != "Resize":
         return None
     resize = geometry[0]

@@ -153,7 +153,8 @@ class AnswerFit:
         for k in range(probabilities.shape[1]):
             own = np.arange(len(rows)) if answers is None else np.flatnonzero(answers == k)
             right = labels[:, k] if several else labels[own] == k
-            otherwise = 0.0 if not several else 0.5 if old is None else float(old[k])
+            usual = 0.5 if several else 0.0
+            otherwise = usual if old is None else float(old[k])
             found.append(
                 find_threshold(
                     probabilities[own, k],
@@ -183,12 +184,13 @@ class AnswerFit:
 
 def _with_temperature(task: Task, value: float) -> Task:
     """Return a task with another temperature; of several labels the thresholds that it has mean
-    the same as before.
+    the same as before, and of one class it has none any more.
     """
     old = task.temperature or 1.0
     if task.kind == MULTI and task.thresholds is not None:
         moved = torch.sigmoid(torch.logit(task.thresholds) * old / value)
         # Above 1 it says that a class is never answered.
         moved = torch.where(task.thresholds > 1, task.thresholds, moved)
-        task = replace(task, thresholds=moved)
-    return replace(task, temperature=value)
+        return replace(task, thresholds=moved, temperature=value)
+    # By how much each would move depends on the other classes.
+    return replace(task, thresholds=task.thresholds if value == old else None, temperature=value)

@@ -33,6 +33,7 @@ def pixels(height, width, seed=0):
         ["Grayscale(num_output_channels=3)", "Resize((31, 33))", "ToTensor()", NORMALIZE],
         ["Resize((20, 20))", "Pad([1, 2], padding_mode='reflect')", "ToTensor()"],
         ["Resize((8, 9))", "RandomHorizontalFlip(p=1)", "RandomVerticalFlip(p=1)", "ToTensor()"],
+        ["Resize((8, 9))", "ToTensor()", "Pad(2)", "RandomHorizontalFlip(p=1)", NORMALIZE],
     ],
     ids=str,
 )
@@ -86,3 +87,10 @@ def test_a_step_without_a_form_is_named_with_what_leaves_it_out(call):
     ) as e:
         preprocessing_of(pipeline)
     assert call.partition("(")[0] in str(e.value)
+
+
+@pytest.mark.parametrize("call", ["Grayscale()", "Resize((8, 8))", "Pad(1, fill=0.5)"])
+def test_a_step_that_rounds_is_refused_behind_to_tensor(call):
+    pipeline = Pipeline.parse(["Resize((9, 9))", "ToTensor()", call])
+    with pytest.raises(UsageError, match="for pixels alone: put it before ToTensor"):
+        preprocessing_of(pipeline)

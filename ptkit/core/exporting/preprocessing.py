@@ -30,15 +30,22 @@ def preprocessing_of(pipeline: Pipeline) -> nn.Sequential:
         UsageError: a step that has no form for a graph.
     """
     plan = pipeline.plan
-    pixels = [_form_of(step) for step in plan.prefix + plan.image_steps + plan.batch_steps]
+    steps = [*plan.prefix, *plan.image_steps, *plan.batch_steps]
+    kinds = [type(step.transform) for step in steps]
+    # Behind it images are no whole pixels any more.
+    end = kinds.index(ToTensor) + 1 if ToTensor in kinds else len(steps)
+    pixels = [_form_of(step) for step in steps[:end]]
+    later = [_form_of(step, of_floats=True) for step in steps[end:]]
     scaling = [] if plan.fused is None else [Scale(*plan.fused)]
-    floats = [_form_of(step) for step in plan.float_steps]
-    return nn.Sequential(Planes(), *pixels, *scaling, *floats).eval()
+    floats = [_form_of(step, of_floats=True) for step in plan.float_steps]
+    return nn.Sequential(Planes(), *pixels, *later, *scaling, *floats).eval()
 
 
-def _form_of(step: Step) -> nn.Module:
+def _form_of(step: Step, *, of_floats: bool = False) -> nn.Module:
     build = _FORMS.get(type(step.transform))
     reason = "it has no form there"
+    if build is not None and of_floats and _rounds(step.transform):
+        build, reason = None, "it has one for pixels alone: put it before ToTensor"
     # A random step is one that leaves nothing to chance, such as a flip with p=1.
     if build is not None and (step.spec.draws == 0 or step.spec.is_certain(step.transform)):
         try:
@@ -218,6 +225,12 @@ def _colour(fill: Any) -> Tensor:
 
 def _single(number: float) -> float:
     return float(torch.tensor(number, dtype=torch.float32))
+
+
+def _rounds(transform: nn.Module) -> bool:
+    """Say whether the form of a transform makes whole pixels of what it gets."""
+    has_colour = isinstance(transform, v2.Pad) and transform.fill not in (0, None)
+    return has_colour or isinstance(transform, v2.Resize | PadToSquare | v2.Grayscale)
 
 
 def _to_floats(_t: ToTensor) -> Scale:

@@ -52,6 +52,30 @@ def test_a_graph_makes_of_every_size_what_evaluation_makes(calls):
             assert ((found - expected).abs() > 1e-6).float().mean() <= SHARE_OFF
 
 
+@pytest.mark.parametrize(
+    "calls",
+    [
+        ["Resize((16, 16))", "ToTensor()", "Grayscale()", "Normalize([0.5], [0.2])"],
+        ["ToTensor()", "Resize((16, 21))", NORMALIZE],
+        ["ToTensor()", "Resize(20, interpolation=InterpolationMode.BICUBIC)", "CenterCrop(16)"],
+        ["Resize((8, 9))", "ToTensor()", "PadToSquare(fill=[0.1, 0.5, 0.9])", NORMALIZE],
+        ["Resize((8, 9))", "ToTensor()", NORMALIZE, "Pad(2, fill=0.5)", "Resize((11, 11))"],
+    ],
+    ids=str,
+)
+def test_after_to_tensor_nothing_is_rounded(calls):
+    pipeline = Pipeline.parse(calls)
+    graph = preprocessing_of(pipeline)
+    with quietly():
+        compiled = torch.jit.script(graph)
+    for height, width in itertools.product((5, 31, 64), (16, 40)):
+        image = pixels(height, width)
+        for form in (graph, compiled):
+            found = form(torch.from_numpy(image)[None])[0]
+            # A level of a pixel, normalised, is 0.02.
+            torch.testing.assert_close(found, pipeline.view(image), atol=2e-5, rtol=0)
+
+
 def test_every_grey_is_that_of_torchvision():
     levels = torch.arange(0, 256, 3, dtype=torch.uint8)
     colours = torch.cartesian_prod(levels, levels, levels).T.reshape(1, 3, -1, 86)
@@ -87,10 +111,3 @@ def test_a_step_without_a_form_is_named_with_what_leaves_it_out(call):
     ) as e:
         preprocessing_of(pipeline)
     assert call.partition("(")[0] in str(e.value)
-
-
-@pytest.mark.parametrize("call", ["Grayscale()", "Resize((8, 8))", "Pad(1, fill=0.5)"])
-def test_a_step_that_rounds_is_refused_behind_to_tensor(call):
-    pipeline = Pipeline.parse(["Resize((9, 9))", "ToTensor()", call])
-    with pytest.raises(UsageError, match="for pixels alone: put it before ToTensor"):
-        preprocessing_of(pipeline)

@@ -5,6 +5,7 @@ All are written for TorchScript as well as for torch.export.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,22 +31,19 @@ def preprocessing_of(pipeline: Pipeline) -> nn.Sequential:
         UsageError: a step that has no form for a graph.
     """
     plan = pipeline.plan
-    steps = [*plan.prefix, *plan.image_steps, *plan.batch_steps]
-    kinds = [type(step.transform) for step in steps]
-    # Behind it images are no whole pixels any more.
-    end = kinds.index(ToTensor) + 1 if ToTensor in kinds else len(steps)
-    pixels = [_form_of(step) for step in steps[:end]]
-    later = [_form_of(step, of_floats=True) for step in steps[end:]]
+    single = plan.prefix + plan.image_steps + plan.batch_steps
+    # Without a ToTensor among them they all take pixels.
+    end = next((k for k, one in enumerate(single) if isinstance(one.transform, ToTensor)), None)
+    pixels = [_form_of(step, _FORMS) for step in single[:end]]
     scaling = [] if plan.fused is None else [Scale(*plan.fused)]
-    floats = [_form_of(step, of_floats=True) for step in plan.float_steps]
-    return nn.Sequential(Planes(), *pixels, *later, *scaling, *floats).eval()
+    after = () if end is None else single[end:]
+    floats = [_form_of(step, _FLOAT_FORMS) for step in after + plan.float_steps]
+    return nn.Sequential(Planes(), *pixels, *scaling, *floats).eval()
 
 
-def _form_of(step: Step, *, of_floats: bool = False) -> nn.Module:
-    build = _FORMS.get(type(step.transform))
+def _form_of(step: Step, forms: "Forms") -> nn.Module:
+    build = forms.get(type(step.transform))
     reason = "it has no form there"
-    if build is not None and of_floats and _rounds(step.transform):
-        build, reason = None, "it has one for pixels alone: put it before ToTensor"
     # A random step is one that leaves nothing to chance, such as a flip with p=1.
     if build is not None and (step.spec.draws == 0 or step.spec.is_certain(step.transform)):
         try:
@@ -92,9 +90,9 @@ class PadAnyToSquare(nn.Module):
 
     fill: Tensor
 
-    def __init__(self, t: PadToSquare) -> None:
+    def __init__(self, t: PadToSquare, *, is_whole: bool = True) -> None:
         super().__init__()
-        self.register_buffer("fill", _colour(t.fill))
+        self.register_buffer("fill", _colour(t.fill, is_whole=is_whole))
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[2], images.shape[3]
@@ -111,7 +109,7 @@ class AddBorder(nn.Module):
 
     fill: Tensor
 
-    def __init__(self, t: v2.Pad) -> None:
+    def __init__(self, t: v2.Pad, *, is_whole: bool = True) -> None:
         super().__init__()
         if t.padding_mode not in _PADDING_MODES:
             raise UsageError(f"only {', '.join(_PADDING_MODES)} have a form there")
@@ -121,7 +119,7 @@ class AddBorder(nn.Module):
         self.sides = [int(side) for side in (left, right, top, bottom)]
         self.mode: str = _PADDING_MODES[t.padding_mode]
         fill = t.fill if self.mode == "constant" else 0
-        self.register_buffer("fill", _colour(fill))
+        self.register_buffer("fill", _colour(fill, is_whole=is_whole))
 
     def forward(self, images: Tensor) -> Tensor:
         if self.mode != "constant":
@@ -130,10 +128,11 @@ class AddBorder(nn.Module):
 
 
 class Grey(nn.Module):
-    """Turn whole pixels (n, 3, H, W) into one channel, or three that are alike."""
+    """Turn images (n, 3, H, W) into one channel, or three that are alike."""
 
-    def __init__(self, t: v2.Grayscale) -> None:
+    def __init__(self, t: v2.Grayscale, *, is_whole: bool = True) -> None:
         super().__init__()
+        self.is_whole = is_whole
         self.channels: int = t.num_output_channels
         # torchvision's shares of the colours in a grey, as kernels for float32 hold them.
         self.red: float = 0.2989
@@ -149,7 +148,8 @@ class Grey(nn.Module):
         red, green, blue = images[:, 0:1], images[:, 1:2].double(), images[:, 2:3].double()
         luma = (red * self.red).double()
         luma = (luma + green * self.green).float().double()
-        return (luma + blue * self.blue).float().floor()
+        luma = (luma + blue * self.blue).float()
+        return luma.floor() if self.is_whole else luma
 
 
 class Flip(nn.Module):
@@ -218,27 +218,25 @@ def _taken(images: Tensor, places: Tensor) -> Tensor:
     return found * is_own[:, None].to(images.dtype)
 
 
-def _colour(fill: Any) -> Tensor:
-    """Return the colour of a border, (1 or C, 1, 1), in whole numbers as torchvision's of uint8."""
-    return torch.as_tensor(fill or 0).trunc().float().reshape(-1, 1, 1)
+def _colour(fill: Any, *, is_whole: bool) -> Tensor:
+    """Return the colour of a border, (1 or C, 1, 1), cut to whole numbers as torchvision's of uint8
+    is.
+    """
+    colour = torch.as_tensor(fill or 0)
+    return (colour.trunc() if is_whole else colour).float().reshape(-1, 1, 1)
 
 
 def _single(number: float) -> float:
     return float(torch.tensor(number, dtype=torch.float32))
 
 
-def _rounds(transform: nn.Module) -> bool:
-    """Say whether the form of a transform makes whole pixels of what it gets."""
-    has_colour = isinstance(transform, v2.Pad) and transform.fill not in (0, None)
-    return has_colour or isinstance(transform, v2.Resize | PadToSquare | v2.Grayscale)
-
-
 def _to_floats(_t: ToTensor) -> Scale:
     return Scale(torch.full((1,), 1 / 255), torch.zeros(1))
 
 
+Forms = dict[type, Callable[[Any], nn.Module]]
 # The form of a transform, by its exact class: a subclass may compute as it likes.
-_FORMS: dict[type, Callable[[Any], nn.Module]] = {
+_FORMS: Forms = {
     v2.Resize: ResizeAnySize,
     v2.CenterCrop: lambda t: CropAnySize(t.size),
     v2.Pad: AddBorder,
@@ -249,4 +247,11 @@ _FORMS: dict[type, Callable[[Any], nn.Module]] = {
     ToTensor: _to_floats,
     v2.Normalize: Standardise,
     LinearTransformation: Whiten,
+}
+# After ToTensor torchvision rounds nothing.
+_FLOAT_FORMS: Forms = _FORMS | {
+    v2.Resize: partial(ResizeAnySize, is_whole=False),
+    v2.Pad: partial(AddBorder, is_whole=False),
+    PadToSquare: partial(PadAnyToSquare, is_whole=False),
+    v2.Grayscale: partial(Grey, is_whole=False),
 }

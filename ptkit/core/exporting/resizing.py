@@ -20,7 +20,8 @@ _SMOOTH = {InterpolationMode.BILINEAR: 1.0, InterpolationMode.BICUBIC: 2.0}
 
 
 class ResizeAnySize(nn.Module):
-    """Resize whole pixels, float32 (n, C, H, W), as torchvision's Resize does uint8.
+    """Resize whole pixels, float32 (n, C, H, W), as torchvision's Resize does uint8; or values that
+    are not whole, as it does floats.
 
     Written for TorchScript as well as for torch.export.
 
@@ -34,7 +35,7 @@ class ResizeAnySize(nn.Module):
     below: Final[int] = 1 << 15
     lower_part: Final[int] = 1 << 7
 
-    def __init__(self, t: v2.Resize) -> None:
+    def __init__(self, t: v2.Resize, *, is_whole: bool = True) -> None:
         super().__init__()
         mode = mode_of(t.interpolation)
         if mode not in _SMOOTH or t.antialias is not True:
@@ -46,15 +47,17 @@ class ResizeAnySize(nn.Module):
         self.shorter = size[0] if len(size) == 1 else 0
         self.longest: int = t.max_size or 0
         self.reach: float = _SMOOTH[mode]
-        self.is_whole: bool = is_rounded_in_each_pass(mode)
+        self.is_whole: bool = is_whole
+        self.is_rounded_twice: bool = is_whole and is_rounded_in_each_pass(mode)
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = self._size(images.shape[2], images.shape[3])
         columns = self._weights(images.shape[3], width)
         rows = self._weights(images.shape[2], height)
-        if not self.is_whole:
+        if not self.is_rounded_twice:
             images = torch.matmul(images, columns.t()).transpose(2, 3)
-            return torch.matmul(images, rows.t()).transpose(2, 3).clamp(0.0, 255.0).round()
+            images = torch.matmul(images, rows.t()).transpose(2, 3)
+            return images.clamp(0.0, 255.0).round() if self.is_whole else images
         images = self._passed(images, columns)
         return self._passed(images.transpose(2, 3), rows).transpose(2, 3)
 
@@ -77,7 +80,7 @@ class ResizeAnySize(nn.Module):
     def _weights(self, before: int, after: int) -> Tensor:
         """Return how much each pixel of a side counts in each new one, floats (after, before)."""
         # Rounded later, they must be exact; else as torch computes them for floats.
-        kind = torch.float64 if self.is_whole else torch.float32
+        kind = torch.float64 if self.is_rounded_twice else torch.float32
         places = torch.arange(before, dtype=kind)
         scale = places.new_full((1,), before) / places.new_full((1,), after)
         stretch = scale.clamp(min=1.0)

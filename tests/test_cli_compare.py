@@ -9,6 +9,7 @@ from tiny_records import make_run
 from typer.testing import CliRunner
 
 from ptkit.commands.app import app
+from ptkit.core.comparing.differences import metric_text
 from ptkit.core.comparing.runs import read_run
 from ptkit.core.training.tasks.metrics import interval
 
@@ -247,3 +248,11 @@ def test_auroc_and_top_5_are_tested_on_the_same_images(here):
     assert "b is better; p < 0.0001 (DeLong, paired)" in found["verdicts"][1]
     with Path("ptkit-compare/differences.csv").open() as file:
         assert [row["metric"] for row in csv.DictReader(file)] == ["accuracy", "auroc", "top5"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1.0, "100.0%"), (0.9998, "99.98%"), (0.999999, "99.9999%"), (0.9994, "99.9%"), (0.0, "0.0%")],
+)
+def test_a_share_that_is_not_all_does_not_read_100_percent(value, text):
+    assert metric_text("auroc", value) == text

@@ -189,3 +189,17 @@ def test_a_font_that_is_none_is_refused_before_anything_is_written(here: Path) -
     assert found.exit_code == 2
     assert "train.txt is not a font: name a .ttf, .otf or .ttc file" in found.stderr
     assert not (here / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"), [("train", "--model resnet18"), ("probe", "--backbone resnet18")]
+)
+def test_a_model_in_the_place_of_images_is_told_its_flag(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, flag: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, [command, "resnet18"])
+    assert (result.exit_code, result.stderr) == (
+        2,
+        f"ptkit: resnet18 is a model, and there is no such folder: {flag}\n",
+    )

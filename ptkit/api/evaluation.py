@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ptkit.api.models import subject_of
+from ptkit.api.models import subject_to_run
 from ptkit.api.paths import StrPath, path_or_none
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def evaluate(
     names = path_or_none(classes)
     given = {"model": model, "mean": mean, "std": std, "size": size, "classes": names}
     answers = given | {"transforms": transforms, "alpha": alpha}
-    subject = subject_of(ckpt, answers, device=device, workers=workers, on_bad=on_bad)
+    subject = subject_to_run(ckpt, answers, device=device, workers=workers, on_bad=on_bad)
     return evaluate_list(
         subject,
         Path(list_file),

@@ -62,7 +62,7 @@ def load(
     return cast("TrainedModel", with_predict(subject))
 
 
-def subject_of(
+def subject_to_run(
     ckpt: StrPath, given: Mapping[str, Any], *, device: str, workers: int, on_bad: str
 ) -> "Subject":
     """Load a model to run, once everything else that was given is checked."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ptkit.api.keywords import PredictKeywords
-from ptkit.api.models import subject_of
+from ptkit.api.models import subject_to_run
 from ptkit.api.paths import StrPath, path_or_none
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def ask(
     how = {name: given.pop(name) for name in ("top", "threshold") if name in given}
     run: dict[str, Any] = {"device": "auto", "workers": 0, "on_bad": "skip"}
     run |= {name: given.pop(name) for name in run if name in given}
-    subject = subject_of(ckpt, given | {"classes": path_or_none(given.get("classes"))}, **run)
+    subject = subject_to_run(ckpt, given | {"classes": path_or_none(given.get("classes"))}, **run)
     several = [sources] if isinstance(sources, str | os.PathLike) else sources
     paths = [os.fspath(source) for source in several]
     return begin_prediction(subject, paths, columns=columns, root=root, **how, **run)

@@ -7,7 +7,7 @@ import typer
 from ptkit.api import probing
 from ptkit.commands import options
 from ptkit.commands.output import Printer
-from ptkit.commands.train import TrainingScreen, print_run
+from ptkit.commands.train import TrainingScreen, check_is_no_model, print_run
 
 # Of the settings that train takes, those that have an effect without steps.
 _KEYWORDS = (
@@ -55,6 +55,7 @@ def probe(
     """
     from ptkit.core.config.layers import with_assignments
 
+    check_is_no_model(source, "--backbone")
     settings = with_assignments(settings.pop("assignments", ()), settings)
     # --backbone says which weights are meant.
     settings.pop("weights", None)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ptkit.api import ejecting, lr_find, runs, series
 from ptkit.commands import options
+from ptkit.commands.completion import names
 from ptkit.commands.output import Printer, complain
 from ptkit.commands.progress import MINUTE, Clock, Pace, bar, live_line
 from ptkit.commands.series import print_series
@@ -50,6 +51,7 @@ def train(printer: Printer, source: options.Source = None, **settings: Any) -> N
     """
     from ptkit.core.config.layers import with_assignments
 
+    check_is_no_model(source, "--model")
     settings = with_assignments(settings.pop("assignments", ()), settings)
     if (file := settings.pop("eject", None)) is not None:
         check_ejects_alone(source, settings)
@@ -62,6 +64,16 @@ def train(printer: Printer, source: options.Source = None, **settings: Any) -> N
         print_series(printer, series.train_series(source, watch=watch, **settings))
     else:
         print_run(printer, runs.train(source, watch=TrainingScreen(printer), **settings))
+
+
+def check_is_no_model(source: Path | None, flag: str) -> None:
+    """Refuse a model where images are to be named; `ptkit finetune` takes it there.
+
+    Raises:
+        UsageError: the message has the flag that names one.
+    """
+    if source is not None and str(source) in names()["models"] and not source.exists():
+        raise UsageError(f"{source} is a model, and there is no such folder: {flag} {source}")
 
 
 # What has no place in a script: it is of a run, its folder, or of several runs.

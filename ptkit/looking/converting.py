@@ -185,15 +185,7 @@ def checkpoint_of_subject(subject: Subject) -> dict[str, Any]:
         "model": {"call": weights.call, "num_classes": len(subject.class_names)},
         "classes": list(subject.class_names),
         "task": subject.task.as_dict(),
-        "pipeline": {
-            "calls": list(weights.pipeline),
-            "tensors": dict(weights.tensors),
-            "size": weights.size,
-            "alpha": weights.alpha,
-            "channels": len(weights.mean),
-            "mean": list(weights.mean),
-            "std": list(weights.std),
-        },
+        "pipeline": weights.pipeline_record,
         "state_dict": subject.model.state_dict(),
         "metrics": {},
     }

@@ -29,10 +29,11 @@ from ptkit.core.exporting.answering import (
 from ptkit.core.exporting.metadata import Description, is_exported
 from ptkit.core.exporting.preprocessing import preprocessing_of
 from ptkit.core.exporting.stranger_check import StrangerCheck
-from ptkit.core.files import check_no_link, make_folder, sync_folder
+from ptkit.core.files import make_folder, sync_folder
 from ptkit.core.training.tasks.task import Task
 from ptkit.core.wording import check_choice, reason_of
 from ptkit.looking.hub import HUB
+from ptkit.looking.output_folders import default_folder
 from ptkit.looking.replaying import Inputs, Replayed, find_replayed, replay
 from ptkit.looking.subject import Subject
 
@@ -222,11 +223,9 @@ def _in_place_of(file: Path) -> Iterator[Path]:
 
 def _target(subject: Subject, wanted: Wanted, out: Path | None) -> Path:
     """Return the file to write; one there that ptkit did not export is left alone."""
-    suffix, run = SUFFIXES[wanted.to], subject.weights.run
+    suffix = SUFFIXES[wanted.to]
     if out is None:
-        folder = run / "export" if run is not None else Path("ptkit-export")
-        check_no_link(folder, inside=folder.parent)
-        out = folder / f"model{suffix}"
+        out = default_folder("export", subject.weights.run) / f"model{suffix}"
     if out.suffix != suffix:
         raise UsageError(f"--out {out} must end in {suffix}, as files of --to {wanted.to} do")
     if os.path.lexists(out) and not (out.is_file() and is_exported(out)):
@@ -294,21 +293,16 @@ def _written(
 
 def _description(subject: Subject, wanted: Wanted) -> Description:
     weights, task = subject.weights, subject.task
-    own = (weights.checkpoint or {}).get("pipeline") or {
-        **{name: getattr(weights, name) for name in ("alpha", "size", "mean", "std")},
-        "calls": list(weights.pipeline),
-    }
     thresholds = None
     if task.thresholds is not None:
         thresholds = dict(zip(subject.class_names, task.thresholds.tolist(), strict=True))
-    temperature = (weights.checkpoint or {}).get("task", {}).get("temperature")
     return Description(
         kind=task.kind,
         class_names=subject.class_names,
         thresholds=thresholds,
-        temperature=temperature,
+        temperature=task.temperature,
         preprocessing=wanted.preprocessing,
-        pipeline={key: value for key, value in own.items() if key != "tensors"},
+        pipeline={key: value for key, value in weights.pipeline_record.items() if key != "tensors"},
         model=weights.call or "",
         source_sha256=weights.sha256,
         precision=wanted.precision,

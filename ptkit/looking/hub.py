@@ -13,10 +13,10 @@ from ptkit.core.exporting.hub_folder import (
     timm_geometry,
     write_hub_folder,
 )
-from ptkit.core.files import check_no_link
 from ptkit.core.training.tasks.task import EMBEDDING
 from ptkit.looking.converting import checkpoint_of_subject
 from ptkit.looking.model_card import default_name, model_card
+from ptkit.looking.output_folders import default_folder
 from ptkit.looking.subject import Subject
 
 
@@ -56,9 +56,7 @@ def write_for_hub(subject: Subject, folder: Path | None = None) -> HubFolder:
     """
     weights, task = subject.weights, subject.task
     if folder is None:
-        beside = weights.run / "export" if weights.run is not None else Path("ptkit-export")
-        check_no_link(beside, inside=beside.parent)
-        folder = beside / HUB
+        folder = default_folder("export", weights.run) / HUB
     pipeline = subject.parse_pipeline()
     if task.kind == EMBEDDING:
         raise UsageError(

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ptkit.core.files import check_no_link
 from ptkit.core.training.events import write_images
+from ptkit.looking.output_folders import default_folder
 from ptkit.plots.saving import PictureFolder
 
 
@@ -18,10 +18,8 @@ def picture_folder(
     Raises:
         StorageError: where nobody has named the folder, a link stands in its place.
     """
-    default = run / command if run is not None else Path(f"ptkit-{command}")
-    if out is None:
-        check_no_link(default, inside=default.parent)
-    return PictureFolder(out or default, command=command)
+    folder = out if out is not None else default_folder(command, run)
+    return PictureFolder(folder, command=command)
 
 
 def add_events(pictures: PictureFolder, images: Mapping[str, np.ndarray]) -> None:

@@ -199,9 +199,7 @@ def with_predict(subject: Subject) -> torch.nn.Module:
     weights = subject.weights
     module: Any = subject.model
     module.class_names = subject.class_names
-    module.pipeline = (weights.checkpoint or {}).get("pipeline") or {
-        name: getattr(weights, name) for name in ("tensors", "alpha", "size", "mean", "std")
-    } | {"calls": list(weights.pipeline)}
+    module.pipeline = weights.pipeline_record
     subject = replace(subject, weights=replace(weights, state_dict={}, checkpoint=None))
     # Not a method of a subclass, which could not be pickled.
     module.predict = partial(_predict_rows, subject)

@@ -23,6 +23,8 @@ _TINY = 1e-12
 _NOT_FAR = 0.98
 # What being far counts, beside the deviations of distance and entropy: it alone is enough.
 _FAR_COUNTS = 25.0
+# Of Strangers, as checkpoints have them.
+TENSORS = ("mean", "basis", "class_means", "whitening", "variances")
 NUMBERS = ("limit", "within_rest", "total_rest", "distance_mean", "distance_std", "entropy_mean",
            "entropy_std", "far_limit", "far_spread")  # fmt: skip
 
@@ -138,9 +140,6 @@ class ToldStrangers:
         """Return what a checkpoint holds under `task.unknown`: nothing."""
 
 
-TENSORS = ("mean", "basis", "class_means", "whitening", "variances")
-
-
 def read_strangers(contents: Mapping[str, Any]) -> Strangers:
     """Return what a checkpoint carries as `task.unknown`."""
     found: dict[str, Any] = {name: contents[name].float() for name in TENSORS}
@@ -167,37 +166,37 @@ def fit_strangers(features: Tensor, labels: Tensor, num_classes: int) -> Strange
     mean = found.mean(0)
     centred = found - mean
     count, width = centred.shape
-    counts = torch.bincount(labels, minlength=num_classes)[:, None].clamp_min(1)
+    counts = torch.bincount(labels, minlength=num_classes)
     sums = centred.new_zeros(num_classes, width).index_add_(0, labels, centred)
-    means = sums / counts
+    means = sums / counts[:, None].clamp_min(1)
     within = centred - means[labels]
-    values, vectors = torch.linalg.eigh(centred.T @ centred / count)
     num = min(_MOST_DIRECTIONS, width)
+    # Ascending.
+    values, vectors = torch.linalg.eigh(centred.T @ centred / count)
     basis, variances = vectors.flip(1)[:, :num], values.flip(0)[:num].clamp_min(0)
-    total_within, total = (
-        float(within.square().sum() / count),
-        float(centred.square().sum() / count),
-    )
     along = within @ basis
     covariance = along.T @ along / count
-
-    def shrunk(value: Any, floor: float) -> Any:
-        return (1 - _SHRINKAGE) * value + max(_SHRINKAGE * floor / width, _TINY)
-
+    # All variance, and what is in the directions that are not looked at one by one.
+    total_within = float(within.square().sum() / count)
+    total = float(centred.square().sum() / count)
     num_rest = max(width - num, 1)
     rest_within = max(total_within - float(covariance.trace()), 0.0) / num_rest
     rest = max(total - float(variances.sum()), 0.0) / num_rest
-    eye = torch.eye(num, dtype=covariance.dtype)
-    covariance = (1 - _SHRINKAGE) * covariance + shrunk(0.0, total_within) * eye
+    floor_within, floor = _floor(total_within / width), _floor(total / width)
+    shrunk = (1 - _SHRINKAGE) * covariance + floor_within * torch.eye(num, dtype=covariance.dtype)
     # The Cholesky factor of the inverse: |x @ whitening|² is the Mahalanobis distance.
-    whitening = torch.linalg.cholesky(torch.linalg.inv(covariance))
-    has_images = torch.bincount(labels, minlength=num_classes) > 0
+    whitening = torch.linalg.cholesky(torch.linalg.inv(shrunk))
     return Strangers(
-        mean.float(),
-        basis.float(),
-        (means @ basis)[has_images].float(),
-        whitening.float(),
-        shrunk(variances, total).float(),
-        shrunk(rest_within, total_within),
-        shrunk(rest, total),
+        mean=mean.float(),
+        basis=basis.float(),
+        class_means=(means @ basis)[counts > 0].float(),
+        whitening=whitening.float(),
+        variances=((1 - _SHRINKAGE) * variances + floor).float(),
+        within_rest=(1 - _SHRINKAGE) * rest_within + floor_within,
+        total_rest=(1 - _SHRINKAGE) * rest + floor,
     )
+
+
+def _floor(mean_variance: float) -> float:
+    """Return what is added to each variance, so that none is nothing."""
+    return max(_SHRINKAGE * mean_variance, _TINY)

@@ -128,7 +128,11 @@ def series_cells(setting: Setting) -> dict[str, str]:
 
 def metric_text(metric: str, value: float) -> str:
     """Return a metric as tables show it: shares in percent, errors of numbers as they are."""
-    return f"{value:.4g}" if metric in _IN_OWN_UNITS else f"{value:.1%}"
+    if metric in _IN_OWN_UNITS:
+        return f"{value:.4g}"
+    # What is not all does not read 100%.
+    texts = (f"{value:.{digits}%}" for digits in range(1, 16))
+    return next((text for text in texts if value >= 1 or not text.startswith("100.")), "100.0%")
 
 
 def differing(runs: Sequence[FoundRun]) -> dict[str, tuple[Any, ...]]:

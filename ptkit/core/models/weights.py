@@ -66,6 +66,22 @@ class Weights:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     @property
+    def pipeline_record(self) -> dict[str, Any]:
+        """What a checkpoint holds as `pipeline`: with the user's own steps as they were named again
+        last.
+        """
+        own = {
+            "calls": list(self.pipeline),
+            "tensors": dict(self.tensors),
+            "size": self.size,
+            "alpha": self.alpha,
+            "mean": None if self.mean is None else list(self.mean),
+            "std": None if self.std is None else list(self.std),
+        }
+        channels = {} if self.mean is None else {"channels": len(self.mean)}
+        return {**channels, **(self.checkpoint or {}).get("pipeline", {}), **own}
+
+    @property
     def image_hashes(self) -> npt.NDArray[np.int64] | None:
         """Hashes of the images that they were trained on, where a checkpoint has them."""
         return image_hashes(self.checkpoint or {})

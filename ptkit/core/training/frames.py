@@ -41,14 +41,14 @@ def write_arrays(file: Path, **arrays: Any) -> None:
     write_atomically(file, content.getvalue())
 
 
-def read_arrays(file: Path) -> dict[str, npt.NDArray[Any]] | None:
+def read_arrays(file: Path, *, most_bytes: int = _MOST_BYTES) -> dict[str, npt.NDArray[Any]] | None:
     """Return the arrays of a file; None where it is missing, damaged or far too large."""
     try:
         # From memory: numpy leaves the handle of a damaged file open.
         content = io.BytesIO(file.read_bytes())
         with zipfile.ZipFile(content) as archive:
             # A packed file of a few kilobytes may hold gigabytes of zeros.
-            if sum(entry.file_size for entry in archive.infolist()) > _MOST_BYTES:
+            if sum(entry.file_size for entry in archive.infolist()) > most_bytes:
                 return None
         with np.load(content, allow_pickle=False) as found:
             return {name: found[name] for name in found.files}

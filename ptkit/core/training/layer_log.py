@@ -5,7 +5,6 @@ import json
 import math
 import os
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,13 @@ from torch import nn
 
 from ptkit.core.errors import DivergedError, StorageError
 from ptkit.core.files import write_atomically
+from ptkit.core.training.frames import read_arrays, write_arrays
 from ptkit.core.training.observers import EpochResult, Recorder, Write
 from ptkit.core.training.recording.gauge import Recorded
 from ptkit.core.training.setup import Setup
 
+# Of the outputs of two epochs on the validation list.
+_MOST_OUTPUTS = 1 << 30
 LAYERS, VALID_OUTPUTS, MARGINS = "layers.jsonl", "valid_outputs.npz", "margins.npz"
 
 Outputs = npt.NDArray[np.float32]
@@ -90,7 +92,7 @@ class LayerLog(Recorder):
         if recorded.margins is not None:
             total, count = (recorded.margins[name].numpy() for name in ("sum", "count"))
             arrays = {"sum": total.astype(np.float32), "count": count.astype(np.int32)}
-            _write_arrays(self._run / MARGINS, arrays)
+            write_arrays(self._run / MARGINS, **arrays)
         if recorded.valid_outputs is not None:
             self._write_outputs(epoch, recorded.valid_outputs.numpy(), is_best=result.is_best)
 
@@ -108,7 +110,7 @@ class LayerLog(Recorder):
             "best_epoch": np.int64(best_epoch),
             "last_epoch": np.int64(epoch),
         }
-        _write_arrays(self._run / VALID_OUTPUTS, arrays)
+        write_arrays(self._run / VALID_OUTPUTS, **arrays)
 
 
 def _numbers(recorded: Recorded) -> dict[str, Any]:
@@ -130,10 +132,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _finite(one) for key, one in value.items()}
     return [_finite(one) for one in value] if isinstance(value, list) else value
-
-
-def _write_arrays(file: Path, arrays: Mapping[str, Any]) -> None:
-    write_atomically(file, lambda stream: np.savez(stream, **arrays))
 
 
 def _append(file: Path, line: bytes) -> None:
@@ -173,9 +171,8 @@ def _epoch_of(line: bytes) -> int:
 
 def _best_of(file: Path) -> tuple[int, Outputs] | None:
     """Return epoch and outputs of the best epoch, None where the file is missing or damaged."""
-    try:
-        # Opened here: np.load leaves a file open that it cannot read.
-        with file.open("rb") as stream, np.load(stream) as arrays:
-            return int(arrays["best_epoch"]), arrays["best"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    found = read_arrays(file, most_bytes=_MOST_OUTPUTS) or {}
+    epoch, outputs = found.get("best_epoch"), found.get("best")
+    if epoch is None or outputs is None or epoch.size != 1:
         return None
+    return int(epoch.item()), outputs

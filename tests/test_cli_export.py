@@ -18,7 +18,7 @@ from ptkit.core.data.lists import read_list
 from ptkit.core.exporting import torch_files
 from ptkit.core.exporting.quiet import quietly
 from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
-from ptkit.looking.replaying import Inputs, Labelled
+from ptkit.looking.replaying import Inputs, Labelled, Replayed
 from ptkit.looking.subject import load_subject
 
 from example_run import CLASSES, write_images, write_run  # isort: skip
@@ -272,6 +272,37 @@ def test_images_are_looked_for_where_the_run_found_them(run):
     os.renames("images", "moved/images")
     (run / "config.toml").write_text('[data]\nvalid = "../../test.txt"\nroot = "../../moved"\n')
     assert ptkit.export("ckpt.pkl", to="torchscript").replayed.num_images == 12
+
+
+def test_classes_are_those_that_the_run_named(run):
+    Path("names.txt").write_text("\n".join(CLASSES) + "\n")
+    Path("classes.txt").write_text("one\ntwo\nthree\n")
+    (run / "config.toml").write_text(
+        '[data]\nvalid = "../../test.txt"\nclasses = "../../names.txt"\n'
+    )
+    assert ptkit.export("ckpt.pkl", to="torchscript").replayed.num_images == 12
+
+
+def test_a_disk_that_fails_is_said(run, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ptkit.core.exporting.torch_files.write_torchscript", full)
+    result = export("--to", "torchscript")
+    assert result.exit_code == 74
+    assert "cannot write runs/1/export/model.pt: No space left on device" in result.stderr
+    assert os.listdir("runs/1/export") == []
+
+
+@pytest.mark.parametrize(("score", "is_refused"), [(0.905, True), (0.911, False), (0.95, False)])
+def test_int8_may_cost_a_point_of_accuracy(score, is_refused):
+    found = Replayed(
+        num_images=1000, difference=0.3, num_changed=40, score=score, original_score=0.92
+    )
+    fault = found.fault("int8")
+    assert (fault is not None) == is_refused
+    assert fault in (None, "its accuracy is 90.50%, the model's 92.00%: int8 costs more than a"
+                     " point; --precision fp16 costs less")  # fmt: skip
 
 
 def test_classes_that_the_loss_ignored_do_not_count(run):

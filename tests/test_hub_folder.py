@@ -68,6 +68,34 @@ def test_the_program_of_the_card_applies_the_temperature(folder):
     assert "trained with ptkit" not in card
 
 
+def test_the_program_of_the_card_gives_numbers_in_the_labels_units(folder):
+    run = write_run(folder, TINY)
+    contents = read_checkpoint(run / "ckpt.pkl")
+    task = {"kind": "regression", "activation": "number", "scale": torch.tensor([2.0, 3.0, 4.0]),
+            "shift": torch.tensor([10.0, 20.0, 30.0])}  # fmt: skip
+    save_checkpoint(run / "ckpt.pkl", contents | {"task": task})
+    write_for_hub(load_subject(run, model=TINY), Path("hub"))
+    os.replace("images/red/0.png", "image.jpg")
+    expected = ptkit.predict(run, "image.jpg", model=TINY).values
+    card = Path("hub/README.md").read_text()
+    np.testing.assert_allclose(of_program(card)["last"].detach().numpy(), expected, rtol=1e-3)
+    assert "It knows its classes only" not in card
+
+
+def test_the_card_says_where_thresholds_are(folder):
+    run = write_run(folder, TINY)
+    contents = read_checkpoint(run / "ckpt.pkl")
+    task = contents["task"] | {"thresholds": [0.2, 0.3, 0.4]}
+    save_checkpoint(run / "ckpt.pkl", contents | {"task": task})
+    write_for_hub(load_subject(run, model=TINY), Path("hub"))
+    thresholds = json.loads(Path("hub/config.json").read_text())["ptkit"]["task"]["thresholds"]
+    assert thresholds == pytest.approx([0.2, 0.3, 0.4])
+    assert (
+        "`ptkit.task.thresholds` of `config.json`: it is answered"
+        in Path("hub/README.md").read_text()
+    )
+
+
 @pytest.mark.parametrize(
     "call", [TINY, pytest.param("resnet18(stem='standard')", marks=pytest.mark.slow)]
 )

@@ -162,8 +162,10 @@ def export_model(
     with _in_place_of(file) as temporary:
         try:
             run = _written(temporary, subject, module, interface, wanted=wanted, measured=measured)
-        except (PtkitError, OSError):
+        except PtkitError:
             raise
+        except OSError as error:
+            raise _not_written(file, error) from error
         # Exporters raise anything of a model that they cannot take.
         except Exception as error:
             raise CheckpointError(
@@ -210,15 +212,24 @@ def _in_place_of(file: Path) -> Iterator[Path]:
     make_folder(file.parent)
     try:
         yield temporary
+        _put(temporary, file)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _put(temporary: Path, file: Path) -> None:
+    try:
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, file)
         sync_folder(file.parent)
     except OSError as error:
-        raise StorageError(f"cannot write {file}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        raise _not_written(file, error) from error
+
+
+def _not_written(file: Path, error: OSError) -> StorageError:
+    return StorageError(f"cannot write {file}: {error.strerror or error}")
 
 
 def _target(subject: Subject, wanted: Wanted, out: Path | None) -> Path:

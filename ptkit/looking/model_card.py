@@ -11,7 +11,7 @@ from ptkit.core.comparing.differences import metric_text
 from ptkit.core.comparing.runs import FoundRun, Predictions, read_run
 from ptkit.core.config.layers import to_layer
 from ptkit.core.config.settings import FLAGS, KEYWORDS, Settings
-from ptkit.core.data.labels import REGRESSION, SINGLE
+from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
 from ptkit.core.parts.calls import names_code, parse
 from ptkit.core.training.tasks.metrics import majority_of
 from ptkit.core.wording import counted, one_line
@@ -81,14 +81,32 @@ def _use(subject: Subject, *, is_timm: bool, geometry: bool) -> str:
     heat = task.temperature or 1.0
     outputs = "model(images)" if heat == 1.0 else f"(model(images) / {heat:.6g})"
     last = f"{outputs}.{decoder}" if decoder else "model(images)"
+    library = ""
+    if task.scale is not None and task.shift is not None:
+        # In the labels' units.
+        scale, shift = (f"torch.tensor({values.tolist()})" for values in (task.scale, task.shift))
+        library, last = "import torch\n", f"model(images) * {scale} + {shift}"
     return (
-        "```python\nimport timm\nfrom PIL import Image, ImageOps\n\n"
+        f"```python\nimport timm\n{library}from PIL import Image, ImageOps\n\n"
         'model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()\n'
         f"{steps}"
         'image = ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB")\n'
         "images = transform(image)[None]\n"
         f"print({last})\n```\n\n"
         "From the Hub: `hf-hub:USER/NAME` in the place of `local-dir:FOLDER`."
+        f"{_withheld(subject)}"
+    )
+
+
+def _withheld(subject: Subject) -> str:
+    """Return what timm does not do: say that an image is unknown, or that a class is present."""
+    task = subject.task
+    if task.thresholds is None:
+        return ""
+    least = "present from its threshold on" if task.kind == MULTI else "answered from that on"
+    return (
+        "\n\nA class has the threshold of its place in `ptkit.task.thresholds` of `config.json`:"
+        f" it is {least}."
     )
 
 

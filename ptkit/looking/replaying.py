@@ -124,7 +124,8 @@ def find_replayed(subject: Subject, images: str | None, *, root: Path | None) ->
             raise DataError(
                 f"the run's validation list {file} is not there: name another list with --images"
             )
-        return _of_list(file, subject, root=root)
+        classes = Path(data.classes) if data.classes else None
+        return _of_list(file, subject, root=root, classes=classes)
     if Path(images).suffix == ".txt":
         return _of_list(Path(images), subject, root=root)
     found = find_images([images], subject.class_names, root=root)
@@ -133,8 +134,10 @@ def find_replayed(subject: Subject, images: str | None, *, root: Path | None) ->
     return Labelled(found, has_labels=False)
 
 
-def _of_list(file: Path, subject: Subject, *, root: Path | None) -> Labelled:
-    listed, _ = read_matching_list(file, subject, root=root)
+def _of_list(
+    file: Path, subject: Subject, *, root: Path | None, classes: Path | None = None
+) -> Labelled:
+    listed, _ = read_matching_list(file, subject, classes=classes, root=root)
     # Not those of classes that the loss ignored: what the model says of them is no mistake.
     listed = listed.subset(subject.task.counted_rows(listed.labels))
     if not len(listed):
@@ -202,7 +205,7 @@ def replay(
     difference = np.abs(found - expected.values)
     if task.kind == REGRESSION and task.scale is not None:
         difference = difference / np.maximum(task.scale.numpy(), 1e-12)
-    score = _score(answers, labelled, expected.rows, task)
+    score = _score(answers, labelled, task)
     return Replayed(
         num_images=len(images),
         # Not max of the array alone: it would pass NaN by.
@@ -211,7 +214,7 @@ def replay(
         num_unknown_changed=_num_unknown_changed(found, strangeness, expected.unknown, task),
         metric=None if score is None else _metric(task),
         score=score,
-        original_score=_score(expected.answers, labelled, expected.rows, task),
+        original_score=_score(expected.answers, labelled, task),
     )
 
 
@@ -279,12 +282,10 @@ def _metric(task: Task) -> str:
     )
 
 
-def _score(
-    answers: npt.NDArray[Any], labelled: Labelled, rows: npt.NDArray[np.int64], task: Task
-) -> float | None:
-    if not labelled.has_labels or not len(rows):
+def _score(answers: npt.NDArray[Any], labelled: Labelled, task: Task) -> float | None:
+    if not labelled.has_labels:
         return None
-    labels, answers = labelled.images.labels[rows], answers[rows]
+    labels = labelled.images.labels
     if task.kind == REGRESSION:
         return float(np.abs(answers - labels).mean())
     same = answers == labels

@@ -91,7 +91,8 @@ def test_an_onnx_file_takes_images_of_any_size_and_gives_the_model_s_probabiliti
     metadata = session.get_modelmeta().custom_metadata_map
     about = json.loads(metadata["ptkit"])
     assert about.items() >= KEYS.items()
-    assert about["pipeline"].keys() == {"calls", "size", "mean", "std"}
+    told = {"calls", "size", "alpha", "channels", "mean", "std"}
+    assert about["pipeline"].keys() == told
     assert len(about["source_sha256"]) == 64
     assert json.loads(metadata["names"]) == {"0": "blue", "1": "green", "2": "red"}
     assert b"site-packages" not in Path("runs/1/export/model.onnx").read_bytes()

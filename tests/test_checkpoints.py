@@ -78,7 +78,7 @@ def test_loaded_model_knows_its_classes_and_pipeline(file, contents):
     model = ptkit.load(str(file))
     assert not model.training
     assert model.class_names == ("class 0", "class 1", "class 2")
-    assert model.pipeline == contents["pipeline"]
+    assert model.pipeline == contents["pipeline"] | {"alpha": "drop", "channels": 3}
 
 
 def test_run_folder_means_its_best_checkpoint(file):

@@ -106,3 +106,9 @@ def test_a_mistake_gets_one_line_and_its_exit_code(
     assert result.exit_code == code
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_the_weights_of_a_setting_go_with_a_folder_of_images(here: Path) -> None:
+    result = ptkit("finetune", "images", "--set", "model.weights=none.pkl")
+    assert result.exit_code == 4
+    assert "none.pkl" in result.stderr

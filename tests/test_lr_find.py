@@ -78,3 +78,11 @@ def test_what_makes_no_sense_beside_it_is_refused(arguments, words, here):
     done = invoke(*arguments)
     assert done.exit_code == 2
     assert words in done.output
+
+
+def test_a_range_test_has_no_state_to_save(here):
+    result = invoke("--save-every", "5")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "ptkit: --lr-find trains nothing: leave --save-every out\n",
+    )

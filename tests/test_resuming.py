@@ -343,6 +343,38 @@ def test_a_state_with_a_part_missing_is_refused(here, section, key):
         ptkit.train(resume="runs/one", epochs=3)
 
 
+def test_a_state_of_nobody_knows_how_many_epochs_is_refused(here):
+    ptkit.train(**BARE, name="one")
+    for name in ("last.pkl", "previous.pkl"):
+        contents = read_checkpoint(Path("runs/one", name))
+        del contents["config"]["train"]["epochs"]
+        save_checkpoint(Path("runs/one", name), contents)
+    with pytest.raises(CheckpointError, match=r"it has no config\.train\.epochs"):
+        ptkit.train(resume="runs/one", epochs=3)
+
+
+@pytest.mark.parametrize("left", [None, {}, {"best": {"loss": 1.0}}])
+def test_a_best_checkpoint_that_does_not_say_its_epoch_is_of_the_one_in_the_state(here, left):
+    ptkit.train(**BARE, name="one")
+    file = Path("runs/one/ckpt.pkl")
+    contents = read_checkpoint(file)
+    del contents["metrics"]
+    save_checkpoint(file, contents if left is None else contents | {"metrics": left})
+    assert ptkit.train(resume="runs/one", epochs=3).epochs == 3
+
+
+def test_sums_of_an_interrupted_epoch_that_are_not_whole_are_refused(here):
+    with pytest.raises(InterruptedRunError):
+        ptkit.train(**BARE, name="cut", watch=Interrupter(at={(2, 1)}))
+    last = Path("runs/cut/last.pkl")
+    contents = read_checkpoint(last)
+    contents["train"]["sums"].popitem()
+    save_checkpoint(last, contents)
+    Path("runs/cut/previous.pkl").unlink()
+    with pytest.raises(CheckpointError, match=r"it has no sums\.\w+"):
+        ptkit.train(resume="runs/cut")
+
+
 def test_a_run_whose_states_are_all_damaged_or_gone_is_refused(here):
     ptkit.train(**BARE, name="one")
     for file in ("last.pkl", "previous.pkl"):

@@ -46,3 +46,16 @@ def test_a_folder_of_runs_that_cannot_be_listed_is_one_line(tmp_path, monkeypatc
     monkeypatch.setattr(Path, "iterdir", refuse)
     with pytest.raises(StorageError, match=r"cannot list the folder .*runs: Permission denied"):
         Place(tmp_path / "runs").folder()
+
+
+@pytest.mark.parametrize("method", ["iterdir", "exists"])
+def test_a_folder_of_runs_that_cannot_be_looked_into_is_an_error_of_the_disk(
+    tmp_path, monkeypatch, method
+):
+    def refuse(_path, **_more):
+        raise PermissionError(13, "Permission denied")
+
+    place = Place(tmp_path, None if method == "iterdir" else "one")
+    monkeypatch.setattr(Path, method, refuse)
+    with pytest.raises(StorageError, match=r"cannot list the folder .*: Permission denied"):
+        place.folder()

@@ -40,7 +40,7 @@ from ptkit.core.training.run_folder import (
     open_recorders,
     write_config,
 )
-from ptkit.core.training.saved_run import SavedState, read_metrics
+from ptkit.core.training.saved_run import SavedState, best_epoch, read_metrics
 from ptkit.core.training.setup import Setup
 from ptkit.core.training.states import environment
 from ptkit.core.training.tasks.task import read_task
@@ -107,8 +107,10 @@ def resumed_run(setup: Setup, saved: SavedState, hold: Hold) -> tuple[Run, str]:
     # In its first epoch a run has no best one yet.
     if best is not None:
         checkpoint = read_checkpoint(folder / CHECKPOINT)
-        task, on_disk = read_task(checkpoint["task"]), checkpoint["metrics"].get("best") or best
-        best_saved = int(on_disk["epoch"])
+        task, on_disk = read_task(checkpoint["task"]), checkpoint.get("metrics", {}).get("best", {})
+        # What it does not say is what the state says.
+        on_disk = on_disk if on_disk.keys() >= best.keys() else best
+        best_saved = best_epoch(on_disk) or int(best["epoch"])
         # Trained again it may come out worse, and its weights would be taken for another epoch's.
         if best_saved > saved.epoch and how_exact != _EXACT:
             best = dict(on_disk)

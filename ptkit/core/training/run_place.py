@@ -25,7 +25,7 @@ class Place:
         """Refuse a name under which no new run can be.
 
         Raises:
-            UsageError: it is a path, or the folder exists already.
+            UsageError: it is a path, or the folder exists already. StorageError: the disk refused.
         """
         name = self.name
         if self.made is not None or name is None:
@@ -36,7 +36,11 @@ class Place:
             )
         if len(os.fsencode(name)) > _LONGEST_NAME:
             raise UsageError(f"--name is longer than {_LONGEST_NAME} bytes: choose a shorter one")
-        if (folder := self.parent / name).exists():
+        try:
+            is_there = (folder := self.parent / name).exists()
+        except OSError as error:
+            raise _unlisted(self.parent, error) from error
+        if is_there:
             raise _taken(folder)
 
     def folder(self) -> Path:
@@ -57,7 +61,7 @@ class Place:
         try:
             names = [entry.name for entry in self.parent.iterdir()]
         except OSError as error:
-            raise StorageError(f"cannot list the folder {self.parent}: {error.strerror}") from error
+            raise _unlisted(self.parent, error) from error
         numbers = [int(name) for name in names if name.isdecimal()]
         number = max(numbers, default=0) + 1
         while not _made(folder := self.parent / str(number)):
@@ -78,6 +82,10 @@ def _made(folder: Path) -> bool:
     except OSError as error:
         raise StorageError(f"cannot make the folder {folder}: {error.strerror}") from error
     return True
+
+
+def _unlisted(parent: Path, error: OSError) -> StorageError:
+    return StorageError(f"cannot list the folder {parent}: {error.strerror}")
 
 
 def _taken(folder: Path) -> UsageError:

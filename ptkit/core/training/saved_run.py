@@ -1,7 +1,9 @@
 """What a run folder holds to go on from: the last saved state, and the rows of its epochs."""
 
 import csv
+import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from ptkit.core.errors import CheckpointError, DataError, StorageError, UsageErr
 from ptkit.core.models.checkpoints import read_checkpoint
 from ptkit.core.training.loop import Position
 from ptkit.core.training.run_folder import LAST, PREVIOUS, Row
+from ptkit.core.training.tasks.loss import SUMS
 from ptkit.core.wording import reason_of
 
 # Of last.pkl and its `train`.
@@ -88,10 +91,21 @@ def _read_state(file: Path) -> dict[str, Any]:
     missing = [name for name in _STATE if name not in state]
     missing += [f"{name}.{key}" for name, key in _PARTS if key not in state.get(name, ())]
     # Of a run that was interrupted in its first epoch it is empty.
-    missing += ["best.epoch"] if state.get("best") and "epoch" not in state["best"] else []
+    missing += ["best.epoch"] if state.get("best") and best_epoch(state["best"]) is None else []
+    # Of an epoch that is done there are none.
+    if state.get("step_in_epoch"):
+        missing += [f"sums.{name}" for name in SUMS if name not in state.get("sums", ())]
+    if not missing and not isinstance(state["config"]["train"].get("epochs"), int):
+        missing = ["config.train.epochs"]
     if missing:
         raise CheckpointError(f"{file} holds no training state: it has no {missing[0]}")
     return checkpoint
+
+
+def best_epoch(best: Mapping[str, Any]) -> int | None:
+    """Return the epoch that a checkpoint calls the best; None where it does not say a number."""
+    epoch = best.get("epoch")
+    return int(epoch) if isinstance(epoch, int | float) and math.isfinite(epoch) else None
 
 
 def read_metrics(file: Path) -> list[Row]:

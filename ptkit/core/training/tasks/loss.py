@@ -247,7 +247,7 @@ def _divided(total: Tensor, over: Count) -> Tensor:
 
 
 # Of Totals, what a state holds to go on in the middle of an epoch.
-_SUMS = ("num_images", "num_batches", "num_right", "num_counted", "loss_sum", "loss_count")
+SUMS = ("num_images", "num_batches", "num_right", "num_counted", "loss_sum", "loss_count")
 
 
 class Totals:
@@ -319,7 +319,7 @@ class Totals:
     def sums(self) -> dict[str, float]:
         """Return what `load` goes on from; waits for the device."""
         self.read()
-        return {name: getattr(self, name) for name in _SUMS}
+        return {name: getattr(self, name) for name in SUMS}
 
     def load(self, sums: Mapping[str, float]) -> None:
         """Go on from the sums of the batches before.
@@ -327,7 +327,7 @@ class Totals:
         Raises:
             KeyError: some are missing.
         """
-        for name in _SUMS:
+        for name in SUMS:
             setattr(self, name, sums[name])
 
     def loss(self) -> float:

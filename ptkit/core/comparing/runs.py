@@ -18,6 +18,7 @@ from ptkit.core.config.layers import read_toml, resolve, to_layer
 from ptkit.core.config.settings import Settings
 from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
 from ptkit.core.errors import DataError, UsageError
+from ptkit.core.training.holding import is_unfinished
 from ptkit.core.training.tasks import metrics as compute
 from ptkit.core.training.tasks.task import METRICS
 
@@ -247,7 +248,7 @@ def read_run(folder: Path) -> FoundRun:
     )
     file = folder / "valid_predictions.csv"
     # While a run that is done already trains on, they are of the epochs before.
-    is_done = file.is_file() and not (folder / ".running").exists()
+    is_done = file.is_file() and not is_unfinished(folder)
     threshold = settings.loss.threshold
     predictions = read_predictions(file, threshold=threshold) if is_done else None
     return FoundRun(folder, settings, rows, predictions)

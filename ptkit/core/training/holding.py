@@ -69,10 +69,10 @@ def held(folder: Path) -> Iterator[Hold]:
         UsageError: another process does. StorageError: the disk refused.
     """
     file = folder / _FILE
-    is_unfinished = file.exists()
+    was_unfinished = is_unfinished(folder)
     descriptor = _locked(file)
     _descriptors.add(descriptor)
-    hold = Hold(folder, is_unfinished, descriptor)
+    hold = Hold(folder, was_unfinished, descriptor)
     try:
         yield hold
     finally:
@@ -87,6 +87,11 @@ def held(folder: Path) -> Iterator[Hold]:
 def not_held(folder: Path, *, is_unfinished: bool) -> Hold:
     """Return the hold of a process that writes nothing: another one holds the folder."""
     return Hold(folder, is_unfinished, descriptor=-1)
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Say whether something of a run is still to be done, by a process that is at it or not."""
+    return (folder / _FILE).exists()
 
 
 def run_of_this_job(parent: Path) -> Path | None:

@@ -17,6 +17,7 @@ from ptkit.core.config.settings import Settings
 from ptkit.core.data.loading.sharing import sharing_decoded
 from ptkit.core.errors import DataError, PtkitError, UsageError
 from ptkit.core.files import parse_json, write_atomically
+from ptkit.core.training.holding import is_unfinished
 from ptkit.core.training.run_place import Place
 
 FILE = "series.json"
@@ -178,7 +179,7 @@ def train_missing(series: Series, run_one: RunOne, *, say: Callable[[str], None]
 
 def is_finished(run: Path) -> bool:
     """Say whether a run has reached its end: its last file is there, and nobody is at it."""
-    return (run / "valid_predictions.csv").exists() and not (run / ".running").exists()
+    return (run / "valid_predictions.csv").exists() and not is_unfinished(run)
 
 
 def check_alone(seeds: int | None, folds: Path | None) -> None:

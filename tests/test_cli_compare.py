@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from ptkit.commands.app import app
 from ptkit.core.comparing.differences import metric_text
-from ptkit.core.comparing.runs import read_run
+from ptkit.core.comparing.runs import read_run, run_folders
 from ptkit.core.training.tasks.metrics import interval
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
@@ -256,3 +256,11 @@ def test_auroc_and_top_5_are_tested_on_the_same_images(here):
 )
 def test_a_share_that_is_not_all_does_not_read_100_percent(value, text):
     assert metric_text("auroc", value) == text
+
+
+def test_series_in_folders_of_their_own_are_found_below_one_folder(here):
+    for setting in ("b", "a"):
+        for seed in (10, 2):
+            write_run(here / f"sweep/{setting}/1/seed-{seed}", seed=seed)
+    names = [str(folder.relative_to(here)) for folder in run_folders(here / "sweep")]
+    assert names == [f"sweep/{name}/1/seed-{seed}" for name in "ab" for seed in (2, 10)]

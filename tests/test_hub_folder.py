@@ -22,8 +22,9 @@ from ptkit.core.calibration.strangers import fit_strangers
 from ptkit.core.errors import UsageError
 from ptkit.core.exporting.hub_folder import timm_geometry
 from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
+from ptkit.core.training.tasks.task import DECODERS, Task
 from ptkit.looking.hub import write_for_hub
-from ptkit.looking.model_card import train_command
+from ptkit.looking.model_card import lines_to_read, train_command
 from ptkit.looking.subject import load_subject
 
 NORMALIZE = "Normalize(mean=[0.5, 0.5, 0.5], std=[0.25, 0.25, 0.25])"
@@ -52,6 +53,20 @@ def of_program(card):
     names = {"print": lambda value: names.update(last=value)}
     exec(program, names)
     return names
+
+
+@pytest.mark.parametrize(
+    ("kind", "activation"),
+    [(kind, name) for kind in ("single-label", "multi-label", "regression")
+     for name in DECODERS[kind] if name != "none"],
+)  # fmt: skip
+def test_the_program_of_the_card_reads_outputs_as_the_task_does(kind, activation):
+    outputs = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    places = {"scale": torch.tensor([2.0, 3.0, 4.0]), "shift": torch.ones(3)}
+    task = Task(kind, activation, **(places if kind == "regression" else {"temperature": 1.5}))
+    names = {"model": lambda _images: outputs, "images": None, "torch": torch}
+    exec(lines_to_read(task), names)
+    torch.testing.assert_close(names["values"], task.values(outputs))
 
 
 def test_the_program_of_the_card_applies_the_temperature(folder):

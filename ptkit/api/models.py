@@ -39,8 +39,8 @@ def load(
     It is an ordinary module, in evaluation mode on the CPU, with three attributes more:
     `class_names`; `pipeline`, how an image becomes its input (`calls`, `tensors`, `size`, `alpha`,
     `channels`, `mean`, `std`); and `predict(images, top=1)`, which takes one image or a list of
-    them: paths, bytes, Pillow images, uint8 arrays (H, W, 3). It returns rows as `ptkit predict --json` prints them,
-    and threads may call it at the same time.
+    them: paths, bytes, Pillow images, uint8 arrays (H, W, 3). It returns rows as `ptkit predict
+    --json` prints them, and threads may call it at the same time.
     model: the user's own call, needed where the checkpoint names code that is not part of ptkit.
     The rest: see `evaluate`.
 

@@ -14,6 +14,7 @@ from ptkit.core.config.settings import FLAGS, KEYWORDS, Settings
 from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
 from ptkit.core.parts.calls import names_code, parse
 from ptkit.core.training.tasks.metrics import majority_of
+from ptkit.core.training.tasks.task import Task
 from ptkit.core.wording import counted, one_line
 from ptkit.looking.run_history import read_layer_log
 from ptkit.looking.subject import Subject
@@ -76,26 +77,44 @@ def _use(subject: Subject, *, is_timm: bool, geometry: bool) -> str:
         if geometry
         else "# timm has no transform for the steps below: see Preprocessing.\ntransform = ...\n"
     )
-    task = subject.task
-    decoder = {"softmax": "softmax(1)", "sigmoid": "sigmoid()"}.get(task.activation)
-    heat = task.temperature or 1.0
-    outputs = "model(images)" if heat == 1.0 else f"(model(images) / {heat:.6g})"
-    last = f"{outputs}.{decoder}" if decoder else "model(images)"
-    library = ""
-    if task.scale is not None and task.shift is not None:
-        # In the labels' units.
-        scale, shift = (f"torch.tensor({values.tolist()})" for values in (task.scale, task.shift))
-        library, last = "import torch\n", f"model(images) * {scale} + {shift}"
+    reading = lines_to_read(subject.task)
+    library = "import torch\n" if "torch." in reading else ""
     return (
         f"```python\nimport timm\n{library}from PIL import Image, ImageOps\n\n"
         'model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()\n'
         f"{steps}"
         'image = ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB")\n'
         "images = transform(image)[None]\n"
-        f"print({last})\n```\n\n"
+        f"{reading}print(values)\n```\n\n"
         "From the Hub: `hf-hub:USER/NAME` in the place of `local-dir:FOLDER`."
         f"{_withheld(subject)}"
     )
+
+
+# What makes values of outputs; of one class an image those of _SHARES are then divided by their
+# sum.
+_READ = {
+    "softmax": "outputs.softmax(1)",
+    "negative": "(-outputs).softmax(1)",
+    "sigmoid": "outputs.sigmoid()",
+    "softplus": "torch.nn.functional.softplus(outputs)",
+    "clamp": "outputs.clamp(1e-6, 1)",
+    "exp": "outputs.exp()",
+}
+_SHARES = ("sigmoid", "softplus", "clamp", "exp")
+
+
+def lines_to_read(task: Task) -> str:
+    """Return the lines of a program that do what Task.values does."""
+    heat = "" if task.temperature in (None, 1.0) else f" / {task.temperature:.6g}"
+    lines = [f"outputs = model(images){heat}", f"values = {_READ.get(task.activation, 'outputs')}"]
+    if task.kind == SINGLE and task.activation in _SHARES:
+        lines.append("values = values / values.sum(1, keepdim=True)")
+    if task.scale is not None and task.shift is not None:
+        # In the labels' units.
+        scale, shift = (f"torch.tensor({values.tolist()})" for values in (task.scale, task.shift))
+        lines.append(f"values = values * {scale} + {shift}")
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _withheld(subject: Subject) -> str:

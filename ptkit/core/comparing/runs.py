@@ -206,6 +206,9 @@ def value_text(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
+_DEPTHS = ("*", "*/*", "*/*/*")
+
+
 def find_runs(places: Sequence[Path]) -> list[FoundRun]:
     """Read runs, and all runs in folders of runs, those of series too; each once.
 
@@ -223,10 +226,12 @@ def find_runs(places: Sequence[Path]) -> list[FoundRun]:
 
 
 def run_folders(place: Path) -> list[Path]:
-    """Return a run folder itself, or those in a folder of runs and in its series, 2 before 10."""
+    """Return a run folder itself, or those in a folder of runs, in its series, and in folders of
+    such folders, 2 before 10.
+    """
     if (place / "config.toml").is_file():
         return [place]
-    found = {file.parent for depth in ("*", "*/*") for file in place.glob(f"{depth}/config.toml")}
+    found = {file.parent for depth in _DEPTHS for file in place.glob(f"{depth}/config.toml")}
     return sorted(found, key=_in_order)
 
 

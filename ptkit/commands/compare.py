@@ -100,7 +100,7 @@ def _differing_table(found: "Comparison") -> str:
     if len(found.columns) > _MAX_COLUMNS:
         return f"settings that differ, with their values in settings.csv: {', '.join(values)}"
     rows = [(name, *map(value_text, each)) for name, each in values.items()]
-    return table(["setting that differs", *(run.name for run in found.columns)], rows)
+    return table(["setting that differs", *found.names], rows)
 
 
 def _changed_paths(found: "Difference") -> str:

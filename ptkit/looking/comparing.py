@@ -50,6 +50,11 @@ class Comparison:
         return [each.runs[0] for each in self.settings] or list(self.runs)
 
     @property
+    def names(self) -> list[str]:
+        """What is compared is called so."""
+        return [each.name for each in self.settings or self.runs]
+
+    @property
     def metrics(self) -> list[str]:
         """The metrics that all runs have."""
         return [n for n in self.runs[0].metrics if all(n in run.metrics for run in self.runs)]

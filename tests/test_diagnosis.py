@@ -1,20 +1,24 @@
 """The rules of `ptkit diagnose`: silent on a healthy run, and each on its own fault."""
 
 import json
+import os
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_data import make_lists
+from tiny_data import CLASS_NAMES, make_lists
 from tiny_records import NAMES, NUM_STEPS, make_run, outputs
 from typer.testing import CliRunner
 
+import ptkit
 from ptkit.commands.app import app
 from ptkit.core.calibration.temperature import expected_calibration_error
 from ptkit.core.diagnosis.recorded import read_run
 from ptkit.core.diagnosis.rules import BY_NAME, RULES, findings, open_findings
 from ptkit.core.errors import DataError
+from ptkit.looking.diagnosis import diagnose
+from ptkit.looking.reporting.gather import gather_run
 
 RUN = CliRunner()
 
@@ -357,3 +361,22 @@ def test_many_skipped_steps_are_one(tmp_path):
         epochs[0]["grad_norm"][:12] = [None] * 12
 
     assert headlines(make_run(tmp_path / "run", skipped)) == ["WARN non-finite"]
+
+
+def test_lists_are_read_as_the_run_read_them(tmp_path, monkeypatch, blank_pictures):
+    monkeypatch.chdir(make_lists(tmp_path))
+    for name in ("train.txt", "valid.txt"):
+        lines = Path(name).read_text().splitlines()
+        named = [f"{path} {CLASS_NAMES[int(label)]}\n" for path, label in map(str.split, lines)]
+        Path(name).write_text("".join(named))
+    # In another order than that of their names, elsewhere; and the images are elsewhere too.
+    Path("classes.txt").unlink()
+    Path("names").write_text("square\nbar\ncross\n")
+    os.renames("images", "moved/images")
+    ptkit.train(epochs=15, classes="names", root="moved", tensorboard=False, pictures=False)
+    recorded, _ = diagnose(Path("runs/1"))
+    assert recorded.evidence.num_clean == 48
+    assert recorded.evidence.clean_train_accuracy > 0.7
+    reported = gather_run(Path("runs/1"), check=False, counting=None)
+    assert reported.predictions.names == ("square", "bar", "cross")
+    assert all(Path(path).is_file() for path in reported.places.values())

@@ -98,19 +98,21 @@ def check_up(
     sources: Sequence[Path] = (),
     *,
     root: Path | None = None,
+    classes: Path | None = None,
     workers: int = 0,
     counting: Counting,
 ) -> CheckUp:
     """Decode all images of some lists, or of one folder, once, and apply the rules.
 
     sources: none are the lists in the working directory. root: a folder that the images of lists
-    are in now. counting: for a progress bar.
+    are in now. classes: the file of class names that lists mean, where it is not beside them.
+    counting: for a progress bar.
 
     Raises:
         DataError: no lists here, or one is wrong; images that are not in class folders.
         UsageError: a folder among several sources, or `root` with a folder.
     """
-    listing = list_images(sources, root=root)
+    listing = list_images(sources, root=root, classes=classes)
     folder = (sources or [Path("train.txt")])[0]
     entries = read_ignored(
         folder if folder.is_dir() else folder.parent, {rule.name for rule in RULES}
@@ -120,7 +122,9 @@ def check_up(
     return CheckUp(evidence, apply_rules(evidence, entries))
 
 
-def list_images(sources: Sequence[Path], *, root: Path | None = None) -> Listing:
+def list_images(
+    sources: Sequence[Path], *, root: Path | None = None, classes: Path | None = None
+) -> Listing:
     """Return the images of lists, of one folder or table, or of the lists that lie here."""
     files = sources or [Path(f"{name}.txt") for name in PART_NAMES]
     if not sources:
@@ -130,20 +134,20 @@ def list_images(sources: Sequence[Path], *, root: Path | None = None) -> Listing
                 "no train.txt, valid.txt or test.txt here: name the lists, or a folder of classes"
             )
     if all(file.suffix == ".txt" and not file.is_dir() for file in files):
-        return _of_lists(files, root=root)
+        return _of_lists(files, root=root, classes=classes)
     if len(files) > 1:
         other = next(file for file in files if file.suffix != ".txt" or file.is_dir())
         raise UsageError(f"{other} is not a list: several sources must be lists of one data set")
     return _of_scan(scan_source(Source(files[0], root=root, is_lenient=True)))
 
 
-def _of_lists(files: Sequence[Path], *, root: Path | None) -> Listing:
+def _of_lists(files: Sequence[Path], *, root: Path | None, classes: Path | None) -> Listing:
     if root is not None:
         check_root(root)
     names = [file.stem for file in files]
     if len(set(names)) < len(names):
         names = [str(file) for file in files]
-    lists = [read_list(file, root=root) for file in files]
+    lists = [read_list(file, classes=classes, root=root) for file in files]
     kinds = {images.label_kind for images in lists}
     if len(kinds) > 1:
         raise DataError(

@@ -8,11 +8,12 @@ import numpy as np
 from ptkit.core.config.layers import read_toml, resolve
 from ptkit.core.data.fingerprints import hash_files
 from ptkit.core.data.labels import SINGLE
-from ptkit.core.data.lists import ImageList, read_list
+from ptkit.core.data.lists import ImageList
 from ptkit.core.diagnosis.findings import Finding
 from ptkit.core.diagnosis.recorded import Evidence, Recorded, read_run
 from ptkit.core.diagnosis.rules import findings
 from ptkit.core.errors import PtkitError
+from ptkit.core.training.setup_lists import lists_of_run
 from ptkit.looking.subject import Subject, load_subject
 
 # Training images that are looked at again, and validation images that are read.
@@ -38,10 +39,9 @@ def _evidence(run: Path, *, device: str, workers: int) -> Evidence:
     data = resolve(read_toml(run / "config.toml")).data
     try:
         subject = load_subject(run)
-        lists = [read_list(Path(file)) for file in (data.train, data.valid)]
-        if any(images.label_kind != SINGLE for images in lists):
+        train, valid = lists_of_run(data)
+        if train.label_kind != SINGLE:
             return Evidence()
-        train, valid = lists
         accuracy, count = _clean_accuracy(subject, train, device=device, workers=workers)
     # A run that was moved, or of a user's own model, has its files all the same.
     except PtkitError:

@@ -1,6 +1,7 @@
 """The lists of a run, read and checked against each other."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from ptkit.core.config.settings import DataSettings
@@ -31,6 +32,15 @@ def read_lists(data: DataSettings) -> tuple[ImageList, ImageList]:
     # A split that ends meanwhile would leave one list of it and one of the split before.
     with unchanging(*(file.parent for file in files if file.parent.is_dir())):
         return _read_lists(data)
+
+
+def lists_of_run(data: DataSettings) -> tuple[ImageList, ImageList]:
+    """Return the lists of a run as it read them, of whatever would keep it from training now.
+
+    Raises:
+        DataError: a list that is not there or cannot be read. UsageError: see `read_lists`.
+    """
+    return read_lists(replace(data, allow_leak=True, on_bad="skip"))
 
 
 def _read_lists(data: DataSettings) -> tuple[ImageList, ImageList]:

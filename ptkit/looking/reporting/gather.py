@@ -15,6 +15,7 @@ from ptkit.core.data.lists import ImageList, read_list
 from ptkit.core.diagnosis.findings import Finding
 from ptkit.core.diagnosis.recorded import Outputs
 from ptkit.core.errors import PtkitError
+from ptkit.core.training.setup_lists import lists_of_run
 from ptkit.core.wording import reason_of
 from ptkit.looking.checking import CheckUp, check_up
 from ptkit.looking.diagnosis import diagnose
@@ -116,20 +117,24 @@ def _checked(
     if is_asked is False:
         return Missing("left out, as --no-check asks")
     data = run.settings.data
-    root, files = _root(run.settings), [Path(data.train), Path(data.valid)]
+    root, classes = _root(run.settings), _classes(run.settings)
+    files = [Path(data.train), Path(data.valid)]
     try:
-        count = sum(len(read_list(file, root=root)) for file in files)
+        count = sum(len(read_list(file, classes=classes, root=root)) for file in files)
         if is_asked is None and count > MAX_CHECKED:
             command = f"ptkit report {shlex.quote(run.name)} --check"
             return Missing(f"{count:,} images take their time: `{command}` looks at them")
-        return check_up(files, root=root, workers=workers, counting=counting)
+        return check_up(files, root=root, classes=classes, workers=workers, counting=counting)
     except PtkitError as error:
         return Missing(reason_of(error))
 
 
 def _listed(settings: Settings) -> ImageList | Missing:
+    data = settings.data
     try:
-        return read_list(Path(settings.data.valid), root=_root(settings))
+        if Path(data.train).is_file():
+            return lists_of_run(data)[1]
+        return read_list(Path(data.valid), classes=_classes(settings), root=_root(settings))
     except PtkitError as error:
         return Missing(reason_of(error))
 
@@ -138,6 +143,10 @@ def _places(listed: ImageList | Missing) -> Mapping[str, str] | Missing:
     if isinstance(listed, Missing):
         return listed
     return {listed.listed_path(row): listed.image_path(row) for row in range(len(listed))}
+
+
+def _classes(settings: Settings) -> Path | None:
+    return Path(settings.data.classes) if settings.data.classes else None
 
 
 def _root(settings: Settings) -> Path | None:

@@ -221,7 +221,7 @@ def test_a_class_with_too_few_answers_keeps_the_threshold_it_had(here):
     # It never answers with the last class.
     weights = contents["state_dict"]
     bias = next(reversed(weights))
-    weights[bias] = weights[bias] - torch.tensor([0.0, 0.0, 99.0])
+    weights[bias] = weights[bias] - torch.tensor([0.0, 0.0, 12.0])
     save_checkpoint(CKPT, contents)
     found = calibrated("valid.txt", "--only", "thresholds")
     assert found["thresholds"][2]["threshold"] == pytest.approx(0.8)

@@ -10,6 +10,7 @@ from ptkit.core.calibration.temperature import (
     expected_calibration_error,
     two_halves,
 )
+from ptkit.core.training.tasks.calibration import FittedTemperature
 
 
 def softmax(values):
@@ -48,3 +49,11 @@ def test_halves_have_every_index_once():
     first, second = two_halves(11, seed=3)
     assert sorted([*first, *second]) == list(range(11))
     assert len(first) == 5
+
+
+def test_a_temperature_that_ran_to_the_end_of_the_search_is_not_used():
+    # Every answer is right: ever lower ones are better, and others read 100% when wrong.
+    found = FittedTemperature(0.05, (0.05, 0.37), ece=(0.1, 0.0), loss=(0.1, 0.0))
+    assert (found.is_found, found.value) == (False, 1.0)
+    found = FittedTemperature(0.4, (0.5, 0.37), ece=(0.1, 0.0), loss=(0.1, 0.0))
+    assert (found.is_found, found.value) == (True, 0.4)

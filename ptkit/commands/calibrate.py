@@ -152,6 +152,11 @@ def _of_temperature(found: "Calibration") -> list[str]:
     effect = f"ECE {before:.3f} to {after:.3f} on the halves not fitted to ({halves})"
     if fitted.is_used:
         return [f"temperature {fitted.value:.3f}: {effect}"]
+    if not fitted.is_found:
+        return [
+            f"temperature 1: too few answers are wrong, or right, to fit one (halves: {halves});"
+            " a longer list may have more"
+        ]
     losses = f"{fitted.loss[0]:.3f} to {fitted.loss[1]:.3f}"
     return [f"temperature 1: no other lowers the cross-entropy ({losses}); {effect}"]
 

@@ -51,6 +51,13 @@ def binary_cross_entropy(probabilities: Floats, truth: npt.NDArray[np.bool_]) ->
     return -float(np.log(own + _TINY).mean())
 
 
+def is_at_the_end(temperature: float) -> bool:
+    """Say whether a temperature is the lowest or the highest one that is looked for: where nearly
+    all answers are right, ever lower ones lower the cross-entropy, and none is best.
+    """
+    return not 1.001 * _LOWEST < temperature < _HIGHEST / 1.001
+
+
 def best_temperature(loss_at: Callable[[float], float]) -> float:
     """Return what outputs are divided by for the least cross-entropy (Guo et al. 2017, section
     4.2), of 0.05 to 20.

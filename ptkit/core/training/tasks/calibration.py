@@ -14,6 +14,7 @@ from ptkit.core.calibration.temperature import (
     binary_cross_entropy,
     cross_entropy,
     expected_calibration_error,
+    is_at_the_end,
     two_halves,
 )
 from ptkit.core.calibration.thresholds import Threshold, find_threshold
@@ -28,7 +29,8 @@ class FittedTemperature:
     """A temperature, fitted to all images, and what temperatures fitted to either half of them do
     to the other half.
 
-    is_used: whether that lowers the cross-entropy; otherwise the temperature stays 1.
+    is_found: whether none of them ran to the end of what is looked for. is_used: whether they are,
+    and that lowers the cross-entropy; otherwise the temperature stays 1.
     """
 
     fitted: float
@@ -37,8 +39,12 @@ class FittedTemperature:
     loss: tuple[float, float]
 
     @property
+    def is_found(self) -> bool:
+        return not any(map(is_at_the_end, (self.fitted, *self.halves)))
+
+    @property
     def is_used(self) -> bool:
-        return self.loss[1] < self.loss[0]
+        return self.is_found and self.loss[1] < self.loss[0]
 
     @property
     def value(self) -> float:

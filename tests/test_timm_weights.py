@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from small_hub import put_into_cache, serving
 from tiny_data import make_lists
 from typer.testing import CliRunner
@@ -321,6 +321,24 @@ def test_a_bare_file_is_used_with_what_its_tag_says(lists, vit):
     assert "add --mean R,G,B" in ptkit(*command, "timm:test_vit").stderr
     result = ptkit("summary", "vit.safetensors", "--model", "timm:test_vit.r160_in1k")
     assert result.stdout.startswith("timm:test_vit(): 1,000 classes, 160×160 pixels")
+
+
+def test_what_a_tag_says_of_a_file_goes_into_safetensors(lists, vit):
+    Path("vit.safetensors").write_bytes(save({**vit[0].state_dict(), "mask_token": torch.ones(1)}))
+    command = ["convert", "vit.safetensors", "--to", "safetensors", "--out", "new.safetensors"]
+    result = ptkit(*command, "--model", "timm:test_vit.r160_in1k")
+    assert result.exit_code == 0, result.output
+    assert same(load_file("new.safetensors"), vit[0].state_dict())
+
+
+@pytest.mark.parametrize("model", ["lenet", "timm:test_vit.r160_in1k"])
+def test_weights_named_by_their_model_are_of_no_other(lists, cache, resnet, model):
+    put_into_cache(cache, RESNET, "model.safetensors", resnet[1])
+    before = sorted(lists.iterdir())
+    result = ptkit("convert", "timm:test_resnet", "--to", "safetensors", "--model", model)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1), result.output
+    assert "is of timm:test_resnet(): leave out --model" in result.stderr
+    assert sorted(lists.iterdir()) == before
 
 
 def test_the_pretrained_are_listed_with_size_parameters_and_whether_they_are_here(cache, resnet):

@@ -122,7 +122,9 @@ def _write_safetensors(weights: Weights, file: Path, given: Mapping[str, Any]) -
         _refuse_answers(weights, given)
     if given.get("size") and not given.get("model"):
         raise UsageError("--size is of the model: add --model, or leave it out")
-    if not is_checkpoint and weights.call is not None and given.get("model"):
+    # Of a file, `--model` may have said which of timm's weights it holds.
+    is_named = not is_checkpoint and weights_path(weights.source) is None
+    if is_named and given.get("model"):
         raise UsageError(f"{weights.source} is of {weights.call}: leave out --model")
     call, notes = weights.call, weights.notes
     tensors = dict(weights.state_dict) if is_checkpoint else plain_names(weights.state_dict)

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from ptkit.commands.app import app
 from ptkit.core.calibration.thresholds import NEVER
 from ptkit.core.errors import CheckpointError, UsageError
 from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
+from ptkit.core.training.holding import held
 
 RUN = CliRunner()
 CKPT = Path("runs/1/ckpt.pkl")
@@ -215,20 +217,57 @@ def test_a_file_at_the_place_of_the_kept_checkpoint_stays(here):
     assert Path(found["kept"]).read_bytes() == before
 
 
-def test_a_class_with_too_few_answers_keeps_the_threshold_it_had(here):
+def rarely_the_last():
+    """Give the classes thresholds, and let the model hardly ever answer with the last one."""
     rewrite(thresholds=[0.4, 0.6, 0.8])
     contents = read_checkpoint(CKPT)
-    # It never answers with the last class.
     weights = contents["state_dict"]
     bias = next(reversed(weights))
     weights[bias] = weights[bias] - torch.tensor([0.0, 0.0, 12.0])
     save_checkpoint(CKPT, contents)
+
+
+def test_a_class_with_too_few_answers_keeps_the_threshold_it_had(here):
+    rarely_the_last()
     found = calibrated("valid.txt", "--only", "thresholds")
     assert found["thresholds"][2]["threshold"] == pytest.approx(0.8)
     # What it was is of other probabilities than those of a new temperature.
     found = calibrated("valid.txt", "--only", "thresholds", "--only", "temperature")
     assert found["temperature"] != 1
     assert found["thresholds"][2]["threshold"] == 0
+
+
+def test_a_class_without_enough_answers_is_said_to_keep_its_threshold_or_to_have_none(here):
+    rarely_the_last()
+    command, name = ["calibrate", "ckpt.pkl", "valid.txt", "--only", "thresholds"], "square"
+    said = RUN.invoke(app, command).stdout
+    assert f"too few answers to tell, thresholds as they were: {name}\n" in said
+    said = RUN.invoke(app, [*command, "--only", "temperature"]).stdout
+    assert f"too few answers to tell, always answered: {name}\n" in said
+
+
+def test_what_training_saved_while_its_run_was_waited_for_is_what_is_changed(here, monkeypatch):
+    better = read_checkpoint(CKPT)
+    name = next(reversed(better["state_dict"]))
+    for change in (ptkit.uncalibrate, lambda file: ptkit.calibrate(file, "valid.txt")):
+        better["state_dict"][name] = better["state_dict"][name] + 0.01
+
+        @contextmanager
+        def saving(run):
+            save_checkpoint(CKPT, {**better, "calibration": {"thresholds": None}})
+            with held(run):
+                yield
+
+        save_checkpoint(CKPT, {**read_checkpoint(CKPT), "calibration": {"thresholds": None}})
+        with monkeypatch.context() as patch:
+            patch.setattr("ptkit.looking.calibrating.held", saving)
+            change("ckpt.pkl")
+        assert torch.equal(read_checkpoint(CKPT)["state_dict"][name], better["state_dict"][name])
+
+
+def test_a_seed_below_zero_is_refused_before_anything_is_run(here):
+    with pytest.raises(UsageError, match="seed"):
+        ptkit.calibrate("ckpt.pkl", "nothing.txt", seed=-1)
 
 
 def test_nothing_to_fit_is_an_error(here):

@@ -166,19 +166,17 @@ def _of_thresholds(found: "Calibration", precision: float) -> list[str]:
 
     if found.thresholds is None or found.answering is None:
         return []
-    names = found.images.class_names
-    classes = list(zip(names, found.thresholds, strict=True))
+    classes = list(zip(found.images.class_names, found.thresholds, strict=True))
     failing = [(name, each) for name, each in classes if each.is_measured and not each.reaches]
-    unmeasured = [name for name, each in classes if not each.is_measured]
     shown = classes if len(classes) <= _MAX_CLASSES else failing[:_MAX_CLASSES]
     lines = [f"thresholds for a precision of {precision:g}:"]
     lines += [f"  {name}: {_words(each)}" for name, each in shown if each.is_measured]
     if len(classes) > _MAX_CLASSES:
         lines.append(f"  {len(classes) - len(shown):,} other classes: see thresholds.csv")
-    if unmeasured:
-        lines.append(
-            f"  too few answers to tell, thresholds as they were: {first_of(unmeasured, 20)}"
-        )
+    unmeasured = [(name, each.value) for name, each in classes if not each.is_measured]
+    for words, has_one in (("thresholds as they were", True), ("always answered", False)):
+        if names := [name for name, value in unmeasured if bool(value) is has_one]:
+            lines.append(f"  too few answers to tell, {words}: {first_of(names, 20)}")
     total, answered, right = (
         found.answering.total, found.answering.answered, found.answering.right
     )  # fmt: skip

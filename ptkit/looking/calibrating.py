@@ -110,7 +110,7 @@ def calibrate_list(
     root: the folder that the images of this list and of the training list are in now.
 
     Raises:
-        CheckpointError: bare weights, which have no place for it.
+        CheckpointError: the outputs are not finite, or user code is not named again.
         DataError: other classes, an image that cannot be read, too few images, or no training list.
         UsageError: numbers, or a part that this kind of task does not have.
     """

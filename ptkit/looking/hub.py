@@ -68,7 +68,7 @@ def write_for_hub(subject: Subject, folder: Path | None = None) -> HubFolder:
             f"the pipeline of {weights.source} cannot be described in a folder of the Hub: it has"
             " whitening, or no fixed size"
         )
-    # The check for strangers stays in the checkpoint, as in every exported file.
+    # The check for strangers stays in the checkpoint: timm's model has no place for it.
     told = replace(task, strangers=None).as_dict()
     values = {name: _plain(value) for name, value in told.items()}
     model = HubModel(

@@ -16,7 +16,7 @@ from ptkit.core.models.features import seeing_features
 # In the graph of an image: what stands before the model; names of its nodes and weights have it.
 PREPROCESSING = "preprocessing"
 
-# The outputs: the first for labels of classes or for numbers, the last where strangers are told.
+# The outputs: one of the first two, and the third where strangers are told.
 PROBABILITIES, NUMBERS, STRANGENESS = "probabilities", "numbers", "strangeness"
 
 # What runs a file: images as its graph takes them to its outputs.

@@ -311,6 +311,23 @@ def test_the_only_good_state_stays_until_the_next_one_is_written(here, monkeypat
     assert ptkit.train(resume="runs/cut").epochs == 3
 
 
+def test_the_state_before_the_last_stays_where_it_cannot_be_replaced(here, monkeypatch):
+    ptkit.train(**BARE, name="one")
+    before = Path("runs/one/previous.pkl").read_bytes()
+    rename = os.replace
+
+    def refuse(source, target):
+        if Path(target).name == "previous.pkl":
+            raise OSError(5, "Input/output error")
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", refuse)
+        with pytest.raises(StorageError, match="Input/output error"):
+            ptkit.train(resume="runs/one", epochs=3)
+    assert Path("runs/one/previous.pkl").read_bytes() == before
+
+
 def test_a_checkpoint_that_is_newer_than_the_state_stays_the_best_one(here, monkeypatch):
     ptkit.train(**BARE | {"epochs": 3, "metric": "loss", "lr": 0.003}, save_every=9, name="one")
     state = Path("runs/one/last.pkl")

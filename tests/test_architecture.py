@@ -129,7 +129,7 @@ FLAGS = {
     "calibrate": {"--only", "--target-precision", "--known", "--train", "--remove", "--seed",
                   "--device", "--workers", "--on-bad", "--root", "--out"},
     "compare": {"--by", "--out"},
-    "diagnose": {"--explain", "--strict", "--device", "--workers"},
+    "diagnose": {"--explain", "--strict", "--root", "--device", "--workers"},
     "report": {"--no-images", "--check", "--no-check", "--root", "--device", "--workers", "--out"},
     "summary": {"--size", "--num-classes", "--model", "--depth"},
     "predict": {"--top", "--threshold", "--csv", "--jsonl", "--path-column", "--label-column",

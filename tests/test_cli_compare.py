@@ -127,7 +127,7 @@ def test_seeds_of_one_setting_are_pooled(here):
     (difference,) = found["differences"]
     welch = stats.ttest_ind(ours, theirs, equal_var=False).pvalue
     assert difference["p"] == pytest.approx(welch)
-    assert found["verdicts"][0].startswith("a is better than b, with 3 seeds: accuracy 94.2%")
+    assert found["verdicts"][0].startswith("a is better than b, with 3 runs: accuracy 94.2%")
     # The settings that differ are of the settings, not of one run of each.
     lines = compare("a", "b", "--by", "setting").stdout.splitlines()
     (heading,) = (line for line in lines if line.startswith("setting that differs"))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_resuming import OWN, QUICK, RUNS, Interrupter, interrupted, same, tensors
-from tiny_data import make_lists
+from tiny_data import CLASS_NAMES, make_lists
 from torch import nn
 
 import ptkit
@@ -89,9 +89,11 @@ def test_the_first_line_tells_what_the_run_begins_with(here):
     assert start["weights"]["conv1.weight"] == {
         "shape": [6, 3, 5, 5],
         "trained": True,
+        "from_epoch": 1,
         "lr_scale": 0.5,
         "weight_decay": 0,
     }
+    assert start["class_names"] == list(CLASS_NAMES)
     assert (start["class_counts"], start["valid_counts"]) == ([16, 16, 16], [7, 7, 7])
     assert start["guessing"] == pytest.approx(math.log(3))
     assert (start["head"], start["precision"]) == ("fc3.weight", "fp32")

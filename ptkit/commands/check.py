@@ -64,7 +64,9 @@ def check(
     if run is not None:
         if sources:
             raise UsageError("--run checks the training list of the run: leave the others out")
-        _review(printer, run, out=out, workers=workers)
+        if strict:
+            raise UsageError("--strict is for findings, and --run ranks labels: leave it out")
+        _review(printer, run, root=root, out=out, workers=workers)
         return
     from ptkit.looking.check_pictures import draw_check_up
     from ptkit.looking.pictures import picture_folder
@@ -81,18 +83,22 @@ def check(
         raise DataError(f"{counted(count, 'finding')} with the verdict FAIL; they are listed above")
 
 
-def _review(printer: Printer, run: Path, *, out: Path | None, workers: int) -> None:
+def _review(
+    printer: Printer, run: Path, *, root: Path | None, out: Path | None, workers: int
+) -> None:
     """Print and write the suspect labels of a run."""
     from ptkit.looking.label_review import draw_review, review_labels, write_relabelling
     from ptkit.looking.pictures import picture_folder
 
-    review = review_labels(run, workers=workers)
+    review = review_labels(run, root=root, workers=workers)
     rows = review.as_rows()
     count = counted(review.num_negative, "training image")
     printer.say(f"{count} of {len(review.images):,} lost their class to another one on average")
     lines = [(path, given, other, f"{margin:.2f}") for path, given, other, margin in rows]
     if lines:
         printer.say(table(["image", "given", "suggested", "margin"], lines[:MAX_GROUPS]))
+    if len(lines) > MAX_GROUPS:
+        printer.say(f"... {len(lines) - MAX_GROUPS:,} more in suspects.csv and relabel.txt")
     with picture_folder("check", run=run, out=out) as pictures:
         draw_review(review, pictures)
     file = pictures.folder / "relabel.txt"

@@ -66,10 +66,11 @@ def compare(
 
 def _runs_table(found: "Comparison") -> str:
     from ptkit.core.comparing.differences import metric_text
-    from ptkit.looking.comparing import interval_of
 
     def cell(run: "FoundRun", metric: str) -> str:
-        text, interval = metric_text(metric, run.metrics[metric]), interval_of(run, metric)
+        if metric not in run.metrics:
+            return "-"
+        text, interval = metric_text(metric, run.metrics[metric]), run.intervals.get(metric)
         if run.predictions is None:
             return f"{text} (not finished)"
         if interval is None:

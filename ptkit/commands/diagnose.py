@@ -30,32 +30,43 @@ def diagnose(
     ] = None,
     explain: Explain = None,
     strict: Strict = False,
+    root: options.Root = None,
     device: options.Device = "auto",
     workers: options.Workers = 0,
 ) -> None:
     """Say what is wrong with a run, in words with numbers, and which command to try.
 
-    Looks at what training recorded in the run folder, and for two of the rules at its model and its
-    images. What another finding explains is counted and not repeated.
+    Looks at what training recorded in the run folder, and for one rule, `too good`, at its model
+    and its images. What another finding explains is counted and not repeated.
 
     Example: ptkit diagnose runs/1
     """
     if explain is not None:
+        if run is not None or strict or root is not None:
+            raise UsageError(
+                "--explain prints what a rule looks at: leave the run and its flags out"
+            )
         _explain(printer, explain)
         return
     if run is None:
         raise UsageError("diagnose needs a run folder, such as runs/1")
+    from ptkit.core.diagnosis.findings import FAIL, WARN
     from ptkit.core.diagnosis.rules import open_findings
+    from ptkit.looking.diagnosis import continuation
     from ptkit.looking.diagnosis import diagnose as examined
 
-    recorded, found = examined(run, device=device, workers=workers)
+    recorded, found = examined(run, root=root, device=device, workers=workers)
     spoken = open_findings(found)
     for finding in spoken:
         _say(printer, finding)
     _say_the_rest(printer, found)
     _say_norms(printer, recorded)
-    printer.result({"run": str(run), "findings": [finding.as_dict() for finding in found]})
-    faults = [finding for finding in spoken if finding.verdict in ("FAIL", "WARN")]
+    command = continuation(run)
+    if command is not None:
+        printer.say(f"the run has not reached its end: `{command}` continues it")
+    findings = [finding.as_dict() for finding in found]
+    printer.result({"run": str(run), "findings": findings, "continue": command})
+    faults = [finding for finding in spoken if finding.verdict in (FAIL, WARN)]
     if strict and faults:
         raise FindingsError(f"{counted(len(faults), 'finding')}, the first: {faults[0].rule}")
 
@@ -75,15 +86,16 @@ def _say(printer: Printer, finding: "Finding") -> None:
 
 def _say_the_rest(printer: Printer, found: "list[Finding]") -> None:
     """Print which rules found nothing, which could not look, and which are consequences."""
-    muted = [f for f in found if f.muted_by is not None and f.verdict in ("FAIL", "WARN", "INFO")]
-    for finding in muted:
+    from ptkit.core.diagnosis.findings import NOT_APPLICABLE, OK
+    from ptkit.core.diagnosis.rules import other_findings
+
+    others = other_findings(found)
+    for finding in others.muted:
         printer.say(f"      {finding.rule}: follows from {finding.muted_by}")
-    fine = [finding.rule for finding in found if finding.verdict == "ok"]
-    if fine:
-        printer.say(f"ok    {', '.join(fine)}")
-    for reason in dict.fromkeys(f.judgement.text for f in found if f.verdict == "n/a"):
-        rules = [f.rule for f in found if (f.verdict, f.judgement.text) == ("n/a", reason)]
-        printer.say(f"n/a   {', '.join(rules)}: {reason}")
+    if others.fine:
+        printer.say(f"{OK:5} {', '.join(others.fine)}")
+    for reason, rules in others.unknown.items():
+        printer.say(f"{NOT_APPLICABLE:5} {', '.join(rules)}: {reason}")
 
 
 def _say_norms(printer: Printer, run: "Recorded") -> None:

@@ -13,7 +13,7 @@ from ptkit.core.data.checking.evidence import Evidence, Listing, gather
 from ptkit.core.data.checking.findings import ACTIONS, RULES, Finding, Findings, apply_rules
 from ptkit.core.data.checking.ignoring import read_ignored
 from ptkit.core.data.labels import SINGLE
-from ptkit.core.data.lists import ImageList, read_list
+from ptkit.core.data.lists import ImageList, classes_file, read_list
 from ptkit.core.data.moved import check_root
 from ptkit.core.data.splits.given_parts import PART_NAMES, part_of
 from ptkit.core.data.splits.scanning import Scan
@@ -147,14 +147,20 @@ def _of_lists(files: Sequence[Path], *, root: Path | None, classes: Path | None)
     names = [file.stem for file in files]
     if len(set(names)) < len(names):
         names = [str(file) for file in files]
-    lists = [read_list(file, classes=classes, root=root) for file in files]
+    training = _training(names)
+    # As training reads them: a list without a file of names has those of the training list.
+    common = None if training is None else classes_file(files[training])
+    lists = [
+        read_list(file, classes=classes or classes_file(file) or common, root=root)
+        for file in files
+    ]
     kinds = {images.label_kind for images in lists}
     if len(kinds) > 1:
         raise DataError(
             f"{files[0]} and the other lists have labels of several kinds, "
             f"{' and '.join(sorted(kinds))}; check them one by one"
         )
-    labels, class_names = _labels(lists)
+    labels, class_names = _labels(lists, first=training or 0)
     return Listing(
         [images.listed_path(row) for images in lists for row in range(len(images))],
         [images.image_path(row) for images in lists for row in range(len(images))],
@@ -162,15 +168,23 @@ def _of_lists(files: Sequence[Path], *, root: Path | None, classes: Path | None)
         class_names,
         np.repeat(np.arange(len(lists)), [len(images) for images in lists]),
         tuple(names),
-        _training(names),
+        training,
     )
 
 
-def _labels(lists: Sequence[ImageList]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return a number for the label of each image, and the classes where images have one each."""
+def _labels(lists: Sequence[ImageList], *, first: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return a number for the label of each image, and the classes where images have one each.
+
+    first: the list whose classes are numbered first.
+    """
     if lists[0].label_kind == SINGLE:
-        names = max((images.class_names for images in lists), key=len)
-        return np.concatenate([images.labels for images in lists]), names
+        # By name: each list may number its classes in its own way.
+        in_order = [lists[first], *lists]
+        names = tuple(dict.fromkeys(name for images in in_order for name in images.class_names))
+        numbers = {name: number for number, name in enumerate(names)}
+        own = [np.array([numbers[name] for name in each.class_names]) for each in lists]
+        labels = [new[images.labels] for new, images in zip(own, lists, strict=True)]
+        return np.concatenate(labels), names
     width = max(images.num_classes for images in lists)
     rows = [np.pad(images.labels, ((0, 0), (0, width - images.num_classes))) for images in lists]
     return np.unique(np.concatenate(rows), axis=0, return_inverse=True)[1].reshape(-1), ()

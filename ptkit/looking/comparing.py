@@ -1,5 +1,6 @@
 """Runs side by side: their metrics with intervals, what differs, and whether that is chance."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,9 @@ from ptkit.core.comparing.differences import (
     run_differences,
     setting_differences,
 )
-from ptkit.core.comparing.runs import FoundRun, find_runs
+from ptkit.core.comparing.runs import FoundRun, find_runs, value_text
 from ptkit.core.errors import UsageError
-from ptkit.core.training.tasks.task import METRICS
+from ptkit.core.training.tasks.task import is_less_better
 from ptkit.core.wording import check_choice, counted
 from ptkit.looking.pictures import picture_folder
 from ptkit.plots.comparison import Compared, comparison_figure
@@ -56,8 +57,9 @@ class Comparison:
 
     @property
     def metrics(self) -> list[str]:
-        """The metrics that all runs have."""
-        return [n for n in self.runs[0].metrics if all(n in run.metrics for run in self.runs)]
+        """The metrics that all runs have which reached their end; of others only some are known."""
+        done = [run for run in self.runs if run.predictions is not None] or self.runs
+        return [n for n in done[0].metrics if all(n in run.metrics for run in done)]
 
     def as_dict(self) -> dict[str, Any]:
         """Return what `--json` gives."""
@@ -103,6 +105,15 @@ def compare_runs(places: Sequence[Path], *, by: str = "run") -> Comparison:
         differences = run_differences(runs)
         ranked = ranked_differences(runs, differences)
         return Comparison(tuple(runs), (), tuple(differences), tuple(ranked), left_out)
+    left_out += tuple(
+        f"{run.name} is left out: it has not reached its end; `ptkit train --resume"
+        f" {shlex.quote(run.name)}` continues it"
+        for run in runs
+        if run.predictions is None
+    )
+    runs = [run for run in runs if run.predictions is not None]
+    if not runs:
+        raise UsageError("no run has reached its end: --by setting pools those that have")
     settings = pooled(runs)
     left_out += tuple(
         f"{name} repeats {earlier} with the same seed, and is counted once"
@@ -123,7 +134,9 @@ def write_comparison(found: Comparison, out: Path | None = None) -> PictureFolde
         files.add_figure("compare.png", comparison_figure(_drawn(found), metric=found.metric))
         files.add_csv("metrics.csv", ["run", "metric", "value", "low", "high"], _metric_rows(found))
         names = [run.name for run in found.runs]
-        settings = ([name, *values] for name, values in differing(found.runs).items())
+        settings = (
+            [name, *map(value_text, values)] for name, values in differing(found.runs).items()
+        )
         files.add_csv("settings.csv", ["setting", *names], settings)
         rows = list(map(_difference_dict, [*found.differences, *found.ranked]))
         if rows:
@@ -140,31 +153,38 @@ def write_comparison(found: Comparison, out: Path | None = None) -> PictureFolde
 
 def verdict(found: Difference) -> str:
     """Return in words whether two runs or settings differ, and what would be needed to tell."""
-    values = [metric_text(found.metric, value) for value in found.values]
-    both = f"{found.metric} {values[1]} against {values[0]}"
     if found.test is None:
         return f"{found.second} against {found.first}: no test: {found.why_none}"
-    is_pooled = found.changes is None and not _is_of_numbers(found)
     counts = ""
     if found.changes is not None:
         what = "" if found.metric == "accuracy" else "every label right: "
         mended, broke = (len(found.changed(kind)) for kind in ("mended", "broke"))
         counts = f"{what}{mended:,} mended, {broke:,} broke, "
-    p = f"{counts}{_p_text(found)}"
-    unit = counted(found.num, "seed" if is_pooled else "image")
-    if found.is_clear:
-        better, worse = (found.second, found.first)[:: 1 if _is_second_better(found) else -1]
-        verb = f"{better} is better than {worse}"
-        values_first = (
-            both if better == found.second else f"{found.metric} {' against '.join(values)}"
-        )
-        return f"{verb}, with {unit}: {values_first}; {p}"
+    p, unit = f"{counts}{_p_text(found)}", counted(found.num, "run" if found.is_pooled else "image")
+    return _clear(found, p=p, unit=unit) if found.is_clear else _unclear(found, p=p, unit=unit)
+
+
+def _clear(found: Difference, *, p: str, unit: str) -> str:
+    """Return which of two is better; unit: how many runs or images say so."""
+    values = [metric_text(found.metric, value) for value in found.values]
+    if _is_second_better(found):
+        better, worse, values = found.second, found.first, values[::-1]
+    else:
+        better, worse = found.first, found.second
+    both = f"{found.metric} {values[0]} against {values[1]}"
+    return f"{better} is better than {worse}, with {unit}: {both}; {p}"
+
+
+def _unclear(found: Difference, *, p: str, unit: str) -> str:
+    """Return that two are not told apart, and how many images would tell them."""
+    first, second = (metric_text(found.metric, value) for value in found.values)
     needed = ""
     if found.needed is not None and found.needed > found.num:
         needed = f"; about {counted(found.needed, 'image')} would be needed to show this difference"
-    elif found.needed is None and not is_pooled:
+    elif found.needed is None and not found.is_pooled:
         needed = "; there is no difference to show"
-    return f"not distinguishable with {unit}: {found.second} and {found.first}, {both}; {p}{needed}"
+    both = f"{found.second} and {found.first}, {found.metric} {second} against {first}"
+    return f"not distinguishable with {unit}: {both}; {p}{needed}"
 
 
 def ranked_verdict(found: Difference) -> str:
@@ -179,23 +199,11 @@ def ranked_verdict(found: Difference) -> str:
     return f"{found.metric}: {both}, {better} is better; {_p_text(found)}"
 
 
-def interval_of(run: FoundRun, metric: str) -> tuple[float, float] | None:
-    """Return a metric's 95 % interval over the images; None of a run that did not reach its end,
-    and where the spread is not known.
-    """
-    return run.intervals.get(metric)
-
-
-def _is_of_numbers(found: Difference) -> bool:
-    return found.test is not None and found.test.name == "paired t test"
-
-
 def _is_second_better(found: Difference) -> bool:
     if found.changes is not None:
         return len(found.changed("mended")) > len(found.changed("broke"))
     first, second = found.values
-    is_less = any(modes.get(found.metric) == "min" for modes in METRICS.values())
-    return second < first if is_less else second > first
+    return second < first if is_less_better(found.metric) else second > first
 
 
 def _p_text(found: Difference) -> str:
@@ -213,7 +221,7 @@ def _run_dict(run: FoundRun) -> dict[str, Any]:
         "epochs": len(run.rows),
         "num_images": None if run.predictions is None else len(run.predictions.paths),
         "metrics": run.metrics,
-        "intervals": {name: interval_of(run, name) for name in run.metrics},
+        "intervals": {name: run.intervals.get(name) for name in run.metrics},
     }
 
 
@@ -239,7 +247,7 @@ def _difference_dict(found: Difference) -> dict[str, Any]:
 def _metric_rows(found: Comparison) -> Iterator[list[Any]]:
     for run in found.runs:
         for name, value in run.metrics.items():
-            yield [run.name, name, value, *(interval_of(run, name) or ("", ""))]
+            yield [run.name, name, value, *(run.intervals.get(name) or ("", ""))]
 
 
 def _drawn(found: Comparison) -> list[Compared]:
@@ -250,7 +258,7 @@ def _drawn(found: Comparison) -> list[Compared]:
             Compared(
                 run.name,
                 run.metrics.get(metric, float("nan")),
-                interval_of(run, metric),
+                run.intervals.get(metric),
                 (_curve(run, metric),),
             )
             for run in found.runs

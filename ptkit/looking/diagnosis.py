@@ -1,19 +1,24 @@
 """The check-up of a run: what its files say, and what only its model and images can tell."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from ptkit.core.config.layers import read_toml, resolve
+from ptkit.core.config.settings import DataSettings
 from ptkit.core.data.fingerprints import hash_files
 from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.lists import ImageList
+from ptkit.core.device import choose_device
 from ptkit.core.diagnosis.findings import Finding
-from ptkit.core.diagnosis.recorded import Evidence, Recorded, read_run
+from ptkit.core.diagnosis.recorded import Evidence, Recorded, read_records
 from ptkit.core.diagnosis.rules import findings
 from ptkit.core.errors import PtkitError
+from ptkit.core.training.holding import is_unfinished
 from ptkit.core.training.setup_lists import lists_of_run
+from ptkit.core.wording import reason_of
 from ptkit.looking.subject import Subject, load_subject
 
 # Training images that are looked at again, and validation images that are read.
@@ -21,45 +26,77 @@ _NUM_CLEAN, _MOST_READ = 512, 20_000
 
 
 def diagnose(
-    run: Path, *, device: str = "auto", workers: int = 0
+    run: Path, *, root: Path | None = None, device: str = "auto", workers: int = 0
 ) -> tuple[Recorded, list[Finding]]:
     """Return a run's records and what every rule says of them.
 
+    root: a folder that the images are in now.
+
     Raises:
         DataError: not a run folder, or a damaged file in it.
+        StorageError: a file that cannot be read.
+        UsageError: settings that cannot be read, or a device that is not there.
     """
-    recorded = read_run(run)
-    if recorded.outputs is not None:
-        recorded = replace(recorded, evidence=_evidence(run, device=device, workers=workers))
+    recorded = read_records(run)
+    # What cannot be looked at is the reason of a rule; a device that is not there is not.
+    choose_device(device)
+    if recorded.outputs is None:
+        return recorded, findings(recorded)
+    data = recorded.settings.data
+    if root is not None:
+        data = replace(data, root=str(root))
+    evidence = _evidence(run, data, device=device, workers=workers)
+    recorded = replace(recorded, evidence=evidence)
     return recorded, findings(recorded)
 
 
-def _evidence(run: Path, *, device: str, workers: int) -> Evidence:
+def continuation(run: Path) -> str | None:
+    """Return the command that continues a run; None of one that is done."""
+    if not is_unfinished(run):
+        return None
+    return f"ptkit train --resume {shlex.quote(str(run))}"
+
+
+def _evidence(run: Path, data: DataSettings, *, device: str, workers: int) -> Evidence:
     """Look at the images, if they and the model are still there."""
-    data = resolve(read_toml(run / "config.toml")).data
     try:
         subject = load_subject(run)
         train, valid = lists_of_run(data)
         if train.label_kind != SINGLE:
-            return Evidence()
+            return Evidence(why_none="images have no single class")
         accuracy, count = _clean_accuracy(subject, train, device=device, workers=workers)
     # A run that was moved, or of a user's own model, has its files all the same.
-    except PtkitError:
-        return Evidence()
-    known = subject.weights.image_hashes
-    if known is None or len(valid) > _MOST_READ:
+    except PtkitError as error:
+        return Evidence(why_none=reason_of(error))
+    trained_on = _trained_on(subject)
+    if trained_on is None:
         return Evidence(accuracy, count)
-    ours = known[: len(train)]
-    theirs = hash_files(valid, np.arange(len(valid)))
-    return Evidence(accuracy, count, int((np.isin(theirs, ours) & (theirs != 0)).sum()))
+    hashes = hash_files(valid, _some_of(valid, _MOST_READ))
+    num_leaked = int((np.isin(hashes, trained_on) & (hashes != 0)).sum())
+    return Evidence(accuracy, count, num_leaked, len(hashes))
+
+
+def _trained_on(subject: Subject) -> npt.NDArray[np.int64] | None:
+    """Return the hashes of a run's own training images; None where it did not keep them."""
+    if subject.weights.checkpoint is None or subject.weights.image_hashes is None:
+        return None
+    data = subject.weights.checkpoint["data"]
+    # Those of the weights that it began from come after its own.
+    own: npt.NDArray[np.int64] = data["image_hashes"][: data["num_images"]].numpy()
+    return own
 
 
 def _clean_accuracy(
     subject: Subject, train: ImageList, *, device: str, workers: int
 ) -> tuple[float, int]:
     """Return the accuracy on some training images without augmentation, and how many they are."""
-    count = min(len(train), _NUM_CLEAN)
-    rows = np.sort(np.random.default_rng(0).permutation(len(train))[:count])
-    chosen = train.subset(rows)
-    found, _ = subject.predict(chosen, device=device, workers=workers)
-    return float((found.answers == chosen.labels).mean()), count
+    chosen, bad = train.subset(_some_of(train, _NUM_CLEAN)), dict[int, str]()
+    found, _ = subject.predict(chosen, device=device, workers=workers, bad=bad)
+    labels = np.delete(chosen.labels, list(bad))
+    return float((found.answers == labels).mean()), len(labels)
+
+
+def _some_of(images: ImageList, most: int) -> npt.NDArray[np.int64]:
+    """Return the places of at most so many images, the same ones every time."""
+    rows = np.random.default_rng(0).permutation(len(images))[: min(len(images), most)]
+    return np.sort(rows)

@@ -1,9 +1,8 @@
 """Labels that a run found hard to learn: the suspects for a second look, the worst first."""
 
 import os
-import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,9 @@ from ptkit.core.data import images as decoder
 from ptkit.core.data.lists import ImageList
 from ptkit.core.errors import DataError
 from ptkit.core.files import quoted, write_atomically
-from ptkit.core.training.layer_log import MARGINS
-from ptkit.core.training.setup_lists import read_lists
+from ptkit.core.run_files import MARGINS, read_arrays
+from ptkit.core.training.setup_lists import lists_of_run
+from ptkit.core.wording import reason_of
 from ptkit.looking.subject import load_subject
 from ptkit.plots.contact_sheet import contact_sheet
 from ptkit.plots.fonts import class_labels
@@ -29,8 +29,8 @@ MAX_SUSPECTS = 1_000
 class LabelReview:
     """Training images whose labels are suspect, at most MAX_SUSPECTS, the most suspect first.
 
-    images: the training list of the run. rows: where they are in it, (n,). margins: (n,), each the
-    area under the margin: the mean over the epochs of the output of the image's class minus the
+    images: that the run was trained on. rows: where they are among these, (n,). margins: (n,), each
+    the area under the margin: the mean over the epochs of the output of the image's class minus the
     largest other output, while it was trained on (Pleiss et al. 2020, section 3.1). suggested: (n,)
     the most probable other class, by the run's best weights. num_negative: of all images, how many
     have a margin below 0.
@@ -50,32 +50,44 @@ class LabelReview:
         return list(zip(paths, given, suggested, self.margins.tolist(), strict=True))
 
 
-def review_labels(run: Path, *, device: str = "auto", workers: int = 0) -> LabelReview:
+def review_labels(
+    run: Path, *, root: Path | None = None, device: str = "auto", workers: int = 0
+) -> LabelReview:
     """Return the training images whose class lost to another one on average over a run.
+
+    root: a folder that the images are in now.
 
     Raises:
         DataError: the run has no margins, or its list is another one now.
-        CheckpointError: its weights cannot be read.
+        UsageError: its settings cannot be read. CheckpointError: its weights cannot be read.
     """
     if not (run / "config.toml").is_file():
         raise DataError(f"{run} is not a run folder: it has no config.toml")
-    total, count = _read_margins(run / MARGINS)
-    images, _ = read_lists(resolve(read_toml(run / "config.toml")).data)
+    total, count, rows = _read_margins(run / MARGINS)
+    data = resolve(read_toml(run / "config.toml")).data
+    listed, _ = lists_of_run(data if root is None else replace(data, root=str(root)))
     subject = load_subject(run)
     trained_on = (subject.weights.checkpoint or {}).get("data", {}).get("list_sha256")
-    if len(images) != len(total) or images.sha256 != trained_on:
-        raise DataError(f"{images.file} is not the list that {run} was trained with")
+    if listed.sha256 != trained_on:
+        raise DataError(f"{listed.file} is not the list that {run} was trained with")
+    if rows is None and len(listed) != len(total):
+        raise DataError(
+            f"{run} left out images that could not be read, and an earlier version did not record"
+            " which: train it again"
+        )
+    # Without the images that training left out.
+    images = listed if rows is None else listed.subset(rows)
     margins = total / np.maximum(count, 1)
     negative = np.flatnonzero((count > 0) & (margins < 0))
-    rows = negative[np.argsort(margins[negative], kind="stable")][:MAX_SUSPECTS]
-    suspects = images.subset(rows)
+    worst = negative[np.argsort(margins[negative], kind="stable")][:MAX_SUSPECTS]
+    suspects = images.subset(worst)
     suggested = np.zeros(0, np.int64)
-    if len(rows):
+    if len(worst):
         found, _ = subject.predict(suspects, device=device, workers=workers)
         values = found.values.copy()
-        values[np.arange(len(rows)), suspects.labels] = -np.inf
+        values[np.arange(len(worst)), suspects.labels] = -np.inf
         suggested = values.argmax(axis=1)
-    return LabelReview(images, rows, margins[rows], suggested, len(negative))
+    return LabelReview(images, worst, margins[worst], suggested, len(negative))
 
 
 def draw_review(review: LabelReview, pictures: PictureFolder, *, num_images: int = 24) -> None:
@@ -103,7 +115,7 @@ def draw_review(review: LabelReview, pictures: PictureFolder, *, num_images: int
 
 
 def write_relabelling(review: LabelReview, file: Path) -> bool:
-    """Write a list of all suspects with the class that is suggested, unless `file` is there.
+    """Write a list of the suspects with the class that is suggested, unless `file` is there.
 
     Its lines are for the user to delete and to change: `ptkit train --relabel` applies what is
     left. Returns whether it was written.
@@ -129,22 +141,26 @@ def write_relabelling(review: LabelReview, file: Path) -> bool:
     return True
 
 
-def _read_margins(file: Path) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Return sums and counts."""
-    try:
-        # Opened here: np.load leaves a file open that it cannot read.
-        with file.open("rb") as stream, np.load(stream) as arrays:
-            total, count = arrays["sum"].astype(np.float64), arrays["count"].astype(np.int64)
-    except FileNotFoundError as error:
+def _read_margins(
+    file: Path,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
+    """Return sums, counts, and where the images are in their list; None for all of them."""
+    arrays = read_arrays(file)
+    if arrays is None:
         raise DataError(
             f"{file.parent} has no {file.name}: only runs with one class an image, without MixUp"
             " and CutMix, and with log.layers record the margins of their training images"
-        ) from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{file} is damaged: {error}") from error
-    if total.ndim != 1 or total.shape != count.shape:
-        raise DataError(f"{file} is damaged: sum is {total.shape} and count {count.shape}")
-    return total, count
+        )
+    total, count, rows = (arrays.get(name) for name in ("sum", "count", "rows"))
+    if total is None or count is None or total.ndim != 1 or total.shape != count.shape:
+        raise DataError(f"{file} is damaged: it has no sum and count of each image")
+    if rows is not None and rows.shape != total.shape:
+        raise DataError(f"{file} is damaged: {rows.shape} rows for {total.shape} images")
+    try:
+        numbers = total.astype(np.float64), count.astype(np.int64)
+        return *numbers, None if rows is None else rows.astype(np.int64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{file} is damaged ({reason_of(error)})") from error
 
 
 def _pixels(images: ImageList, rows: Sequence[int]) -> list[np.ndarray]:

@@ -16,7 +16,7 @@ from ptkit.core.parts.calls import names_code, parse
 from ptkit.core.training.tasks.metrics import majority_of
 from ptkit.core.training.tasks.task import Task
 from ptkit.core.wording import counted, one_line
-from ptkit.looking.run_history import read_layer_log
+from ptkit.looking.run_history import sound_layers
 from ptkit.looking.subject import Subject
 
 # Where and how fast a run was, and what it found out by itself.
@@ -174,7 +174,7 @@ def _classes(subject: Subject, run: FoundRun | None, checkpoint: Mapping[str, An
     lines = []
     if count := checkpoint.get("data", {}).get("num_images"):
         lines.append(f"Trained on {counted(count, 'image')}.")
-    log = read_layer_log(run.folder) if run is not None else []
+    log = sound_layers(run.folder) if run is not None else []
     counts = (log[0].get("class_counts"), log[0].get("valid_counts")) if log else (None, None)
     known = [
         each if isinstance(each, list) and len(each) == len(names) else None for each in counts

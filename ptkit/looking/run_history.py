@@ -1,6 +1,5 @@
 """What happened to a run's layers from epoch to epoch, read from its files: pictures and tables."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +8,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from ptkit.core.errors import DataError
+from ptkit.core.run_files import read_layers
 from ptkit.core.training.distributions import KINDS, PERCENTILES, Distributions, read_distributions
-from ptkit.core.training.layer_log import LAYERS
 from ptkit.plots.distributions import distribution_figure
 from ptkit.plots.gradient_flow import flow_figure
 from ptkit.plots.output_bias import bias_figure
@@ -33,7 +33,7 @@ def history_pictures(
     distributions = read_distributions(run)
     if distributions is not None:
         yield _distributions(distributions, footer)
-    lines = read_layer_log(run)
+    lines = sound_layers(run)
     epochs = [line for line in lines if line.get("kind") == "epoch"]
     start = next((line for line in lines if line.get("kind") == "start"), {})
     if any(line["weights"] for line in epochs):
@@ -42,21 +42,12 @@ def history_pictures(
         yield _bias(epochs, class_names=class_names, footer=footer)
 
 
-def read_layer_log(run: Path) -> list[dict[str, Any]]:
-    """Return the lines of layers.jsonl; none where it is missing. The end of a killed run may be
-    half a line, which is left out.
-    """
+def sound_layers(run: Path) -> list[dict[str, Any]]:
+    """Return the lines of layers.jsonl; none where it is missing or damaged."""
     try:
-        text = (run / LAYERS).read_text(encoding="utf-8")
-    except (OSError, ValueError):
+        return read_layers(run)
+    except DataError:
         return []
-    lines = []
-    for line in text.splitlines():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break
-    return lines
 
 
 def _distributions(found: Distributions, footer: str) -> HistoryPicture:

@@ -13,6 +13,7 @@ from ptkit.core.comparing.ranking import paired_test
 from ptkit.core.comparing.runs import FoundRun, Predictions, value_text
 from ptkit.core.comparing.significance import (
     LEVEL,
+    WELCH,
     Test,
     differences_needed,
     holm,
@@ -23,7 +24,7 @@ from ptkit.core.comparing.significance import (
     welch,
 )
 from ptkit.core.data.labels import REGRESSION
-from ptkit.core.training.tasks.task import METRICS
+from ptkit.core.training.tasks.task import is_less_better
 
 _IN_OWN_UNITS = ("mae", "rmse", "r2", "loss")
 
@@ -69,6 +70,11 @@ class Difference:
         return self.test.p
 
     @property
+    def is_pooled(self) -> bool:
+        """Whether settings are compared, over their runs, and not two runs over their images."""
+        return self.test is not None and self.test.name == WELCH
+
+    @property
     def is_clear(self) -> bool:
         """Whether the difference is more than chance, at the 5 % level."""
         return self.p is not None and self.p < LEVEL
@@ -102,7 +108,7 @@ class Setting:
         share ends at 0 and 1.
         """
         found = mean_interval(self.values[metric])
-        if found is None or metric in _IN_OWN_UNITS:
+        if found is None or not is_share(metric):
             return found
         return max(found[0], 0.0), min(found[1], 1.0)
 
@@ -126,9 +132,14 @@ def series_cells(setting: Setting) -> dict[str, str]:
     return {metric: _mean_text(setting, metric) for metric in setting.values}
 
 
+def is_share(metric: str) -> bool:
+    """Say whether a metric is a share, which is shown in percent."""
+    return metric not in _IN_OWN_UNITS
+
+
 def metric_text(metric: str, value: float) -> str:
     """Return a metric as tables show it: shares in percent, errors of numbers as they are."""
-    if metric in _IN_OWN_UNITS:
+    if not is_share(metric):
         return f"{value:.4g}"
     # What is not all does not read 100%.
     texts = (f"{value:.{digits}%}" for digits in range(1, 16))
@@ -179,8 +190,7 @@ def pool(runs: Sequence[FoundRun]) -> Setting:
 
 def best_of(values: Sequence[float], metric: str) -> int:
     """Return the index of the best value, of equal ones the first."""
-    is_less_better = any(modes.get(metric) == "min" for modes in METRICS.values())
-    choose = min if is_less_better else max
+    choose = min if is_less_better(metric) else max
     return values.index(choose(values))
 
 

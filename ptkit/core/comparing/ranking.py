@@ -3,7 +3,6 @@ answers alone do not tell.
 """
 
 import math
-import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ptkit.core.comparing.significance import LEVEL, Test, mcnemar
+from ptkit.core.errors import DataError, StorageError
+from ptkit.core.run_files import read_outputs, softmax
 from ptkit.core.training.tasks.metrics import areas_under_roc, interval, mean_of_known
 from ptkit.core.training.tasks.task import TOP
 
@@ -32,9 +33,8 @@ class Ranking:
     @cached_property
     def probabilities(self) -> npt.NDArray[np.float32]:
         """Their softmax, (n, K)."""
-        powers = np.exp(self.outputs - self.outputs.max(axis=1, keepdims=True))
-        shares: npt.NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)
-        return shares
+        found: npt.NDArray[np.float32] = softmax(self.outputs)
+        return found
 
     @cached_property
     def is_in_top(self) -> npt.NDArray[np.bool_]:
@@ -107,17 +107,12 @@ def read_ranking(folder: Path, truth: Indices, answers: Indices) -> Ranking | No
     truth, answers: (n,) of its valid_predictions.csv, numbered in any order.
     """
     try:
-        with (
-            (folder / "valid_outputs.npz").open("rb") as stream,
-            np.load(stream) as arrays,
-        ):
-            outputs, labels = arrays["best"], arrays["labels"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        found = read_outputs(folder)
+    except (DataError, StorageError):
         return None
-    if outputs.ndim != 2 or labels.shape != truth.shape or len(outputs) != len(truth):
+    if found is None or found.labels.shape != truth.shape:
         return None
-    if not np.isfinite(outputs).all() or not len(labels):
-        return None
+    outputs, labels = found.values, found.labels
     pairs = set(zip(truth.tolist(), labels.tolist(), strict=True))
     numbers = dict(pairs)
     if len(numbers) < len(pairs) or len(set(numbers.values())) < len(numbers):
@@ -127,7 +122,7 @@ def read_ranking(folder: Path, truth: Indices, answers: Indices) -> Ranking | No
     is_known = named >= 0
     if (outputs.argmax(axis=1) != named)[is_known].mean() > 0.01:
         return None
-    return Ranking(outputs.astype(np.float32), labels.astype(np.int64))
+    return Ranking(outputs.astype(np.float32), labels)
 
 
 def paired_test(metric: str, first: Ranking, second: Ranking) -> Test | None:

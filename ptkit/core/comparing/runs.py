@@ -4,6 +4,7 @@ Nothing of a run is executed or unpickled; code that its settings name is not im
 """
 
 import csv
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ from ptkit.core.config.layers import read_toml, resolve, to_layer
 from ptkit.core.config.settings import Settings
 from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
 from ptkit.core.errors import DataError, UsageError
+from ptkit.core.run_files import read_metrics
 from ptkit.core.training.holding import is_unfinished
 from ptkit.core.training.tasks import metrics as compute
-from ptkit.core.training.tasks.task import METRICS
+from ptkit.core.training.tasks.task import METRICS, is_less_better
 
 # What cannot change a result, or says where and how it was made.
 _ALIKE = {"data.workers", "data.cache", "train.save_every", "train.profile", "train.device"}
@@ -129,11 +131,12 @@ class FoundRun:
         metric = self.settings.train.metric
         if metric == "auto":
             metric = self._recorded
-        wanted, sign = ("loss", -1) if metric == "loss" else (metric, _sign(metric))
+        is_least = metric == "loss" or is_less_better(metric)
 
         def order(row: Mapping[str, float]) -> tuple[float, float]:
-            value = row.get(f"valid_{wanted}", row["valid_loss"] if sign < 0 else 0.0)
-            return sign * value, -row["valid_loss"]
+            loss = row.get("valid_loss", math.inf)
+            value = row.get(f"valid_{metric}", loss if is_least else 0.0)
+            return -value if is_least else value, -loss
 
         return max(self.rows, key=order)
 
@@ -163,7 +166,9 @@ class FoundRun:
 
     @cached_property
     def intervals(self) -> dict[str, tuple[float, float]]:
-        """The 95 % intervals of `metrics`, where they are known."""
+        """The 95 % intervals of `metrics` over the images; of a run that did not reach its end, and
+        where the spread is not known, there is none.
+        """
         if self.predictions is None:
             return {}
         ranked = {} if self.ranking is None else self.ranking.intervals
@@ -244,12 +249,12 @@ def read_run(folder: Path) -> FoundRun:
     """Read one run folder; a run that was killed has its epochs only.
 
     Raises:
-        UsageError: settings that cannot be read. DataError: a table that cannot be read.
+        UsageError: settings that cannot be read. DataError, StorageError: a table that cannot be.
     """
     settings = resolve(read_toml(folder / "config.toml"))
     rows = tuple(
-        {name: float(cell) for name, cell in row.items() if cell}
-        for row in _table(folder / "metrics.csv")
+        {name: value for name, value in row.items() if value is not None}
+        for row in read_metrics(folder)
     )
     file = folder / "valid_predictions.csv"
     # While a run that is done already trains on, they are of the epochs before.
@@ -306,8 +311,3 @@ def _table(file: Path) -> list[dict[str, str]]:
     except OSError as error:
         raise DataError(f"cannot read {file}: {error.strerror}") from None
     return list(csv.DictReader(text.splitlines(keepends=True)))
-
-
-def _sign(metric: str) -> int:
-    """Return -1 for a metric of which less is better."""
-    return -1 if any(modes.get(metric) == "min" for modes in METRICS.values()) else 1

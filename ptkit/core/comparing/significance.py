@@ -9,6 +9,7 @@ from dataclasses import dataclass
 EXACT_BELOW = 25
 # A difference is told from chance at this level; a planned one is found with this probability.
 LEVEL, POWER = 0.05, 0.8
+WELCH = "Welch's t test"
 _NORMAL = statistics.NormalDist()
 
 
@@ -80,7 +81,7 @@ def welch(first: Sequence[float], second: Sequence[float]) -> Test:
     (Welch 1947).
     """
     parts = [statistics.variance(values) / len(values) for values in (first, second)]
-    gap, name = statistics.fmean(second) - statistics.fmean(first), "Welch's t test"
+    gap, name = statistics.fmean(second) - statistics.fmean(first), WELCH
     if sum(parts) == 0:
         return Test(name, float(gap == 0))
     freedom = sum(parts) ** 2 / sum(

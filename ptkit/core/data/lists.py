@@ -45,6 +45,7 @@ class ImageList:
     num_repeated: lines that repeat an earlier one. num_relabelled: labels that corrections have
     changed. has_named_labels: its lines name the classes.
     moved: of relative (False) and absolute paths (True), which beginning is replaced by what.
+    rows: int64 (N,), where the images of a subset are in the list file; None of a whole list.
     """
 
     file: Path
@@ -58,6 +59,7 @@ class ImageList:
     num_relabelled: int = 0
     has_named_labels: bool = False
     moved: Mapping[bool, tuple[str, str]] = field(default_factory=dict)
+    rows: "np.ndarray | None" = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -102,7 +104,12 @@ class ImageList:
         rows = np.asarray(indices, dtype=np.int64)
         path_bytes, ends = _packed([self._raw_path(int(row)) for row in rows])
         return replace(
-            self, labels=self.labels[rows], path_bytes=path_bytes, path_ends=ends, num_repeated=0
+            self,
+            labels=self.labels[rows],
+            path_bytes=path_bytes,
+            path_ends=ends,
+            num_repeated=0,
+            rows=rows if self.rows is None else self.rows[rows],
         )
 
     def with_classes(self, class_names: tuple[str, ...]) -> "ImageList":

@@ -1,7 +1,7 @@
 """What a rule says of a run."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,7 +66,3 @@ def fine(numbers: Mapping[str, float] = _NO_NUMBERS) -> Judgement:
 def not_applicable(why: str) -> Judgement:
     """Return the judgement of a rule that cannot be applied, with the reason."""
     return Judgement(NOT_APPLICABLE, why)
-
-
-# Of a recorded run, which this module need not know.
-Judge = Callable[[Any], Judgement]

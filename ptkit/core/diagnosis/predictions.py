@@ -1,6 +1,7 @@
 """Rules on what a model answers to the validation images."""
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +13,15 @@ from ptkit.core.calibration.temperature import (
     two_halves,
 )
 from ptkit.core.diagnosis.findings import FAIL, INFO, WARN, Judgement, fine, not_applicable
-from ptkit.core.diagnosis.progress import is_uneven
-from ptkit.core.diagnosis.recorded import Floats, Outputs, Recorded, softmax
+from ptkit.core.diagnosis.progress import is_uneven, still_falls
+from ptkit.core.diagnosis.recorded import Floats, Recorded
+from ptkit.core.run_files import Outputs, softmax
 
 NO_OUTPUTS = not_applicable(
     "there are no outputs of single-label validation images, or they are not finite"
 )
 
+# See rules.RULES for where the limits come from.
 _ECE, _DRAWS = 0.05, 200
 _BIAS, _SDS, _ENOUGH = math.log(1.5), 3.0, 20
 _BIAS_OF_MEAN = math.log(1.25)
@@ -45,7 +48,8 @@ def overconfident(run: Recorded) -> Judgement:
     )
     temperature, before, after = _calibrated(run.outputs)
     effect = f"dividing outputs by {temperature:.2f}: ECE {before:.3f} to {after:.3f} (other half)"
-    command = f'{run.again} --loss "CrossEntropyLoss(label_smoothing=0.1)"'
+    # What was measured; label smoothing is the default already.
+    command = f"ptkit calibrate {run.quoted_folder} {run.quoted_valid} --only temperature"
     return Judgement(WARN, text, numbers, (), command, effect)
 
 
@@ -83,7 +87,7 @@ def output_bias(run: Recorded) -> Judgement:
     where = tuple(run.class_names[k] for *_, k, _, _ in sorted(faults, reverse=True))
     if not is_biased:
         text += f"; its mean probability is {mean[k]:.1%}: it is not told apart yet"
-        command = f"ptkit confmat {run.folder} {run.settings.data.valid}"
+        command = f"ptkit confmat {run.quoted_folder} {run.quoted_valid}"
         return Judgement(INFO, text, numbers, where, command)
     before, after = _with_adjusted_logits(run.outputs)
     effect = f"shifting outputs to the true shares: macro recall {before:.1%} to {after:.1%}"
@@ -110,7 +114,9 @@ def collapse(run: Recorded) -> Judgement:
     command = (
         f"{run.again} --set data.sampler=balanced --set train.metric=balanced_accuracy"
         if is_uneven(run)
-        else f"ptkit confmat {run.folder} {run.settings.data.valid}"
+        else f"{run.again} --epochs {2 * run.settings.train.epochs}"
+        if still_falls(run)
+        else f"ptkit confmat {run.quoted_folder} {run.quoted_valid}"
     )
     return Judgement(FAIL, text, numbers, (), command)
 
@@ -131,7 +137,7 @@ def label_noise(run: Recorded) -> Judgement:
         f"{len(strong):,} of {n:,} validation images ({share:.1%}, limit {_NOISE:.0%}) are given a"
         " class that the model is sure they do not have; training labels are likely as wrong"
     )
-    command = f"ptkit check --run {run.folder}"
+    command = f"ptkit check --run {run.quoted_folder}"
     return Judgement(WARN, text, numbers, (), command)
 
 
@@ -142,14 +148,15 @@ def too_good(run: Recorded) -> Judgement:
     evidence, n, accuracy = run.evidence, len(run.outputs.labels), run.outputs.accuracy
     clean = evidence.clean_train_accuracy
     if clean is None:
-        return not_applicable("the images or the model's own code are not where they were")
+        return not_applicable(evidence.why_none or "nobody looked at the model and its images")
     numbers = {"valid": accuracy, "train": clean}
     if evidence.num_leaked is not None:
-        numbers["leaked"] = leaked = evidence.num_leaked / n
+        looked_at = evidence.num_looked_at
+        numbers["leaked"] = leaked = evidence.num_leaked / looked_at
         if leaked > _LEAKED:
             text = (
-                f"{evidence.num_leaked:,} of {n:,} validation images were trained on ({leaked:.1%},"
-                f" limit {_LEAKED:.0%})"
+                f"{evidence.num_leaked:,} of {looked_at:,} validation images were trained on"
+                f" ({leaked:.1%}, limit {_LEAKED:.0%})"
             )
             return Judgement(FAIL, text, numbers, (), f"ptkit split FOLDER, then {run.again}")
     error = math.sqrt(
@@ -162,7 +169,8 @@ def too_good(run: Recorded) -> Judgement:
         f"validation images are right more often ({accuracy:.1%}) than training images without"
         f" augmentation ({clean:.1%}, limit three standard errors)"
     )
-    return Judgement(WARN, text, numbers, (), f"ptkit check {run.settings.data.train}")
+    command = f"ptkit check {run.quoted_train} {run.quoted_valid}"
+    return Judgement(WARN, text, numbers, (), command)
 
 
 def _calibrated_ece(confidence: Floats) -> float:
@@ -175,7 +183,7 @@ def _calibrated_ece(confidence: Floats) -> float:
     return float(np.quantile(draws, 0.95))
 
 
-def _temperature(values: Floats, labels: npt.NDArray[np.int64]) -> float:
+def _temperature(values: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.int64]) -> float:
     """Return what outputs are divided by for the least cross-entropy."""
     return best_temperature(lambda t: cross_entropy(softmax(values / t), labels))
 

@@ -1,8 +1,10 @@
 """Rules on losses, gradients and the clock: whether a run learned, and at what rate."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from ptkit.core.diagnosis.chance import is_as_guessing, is_as_majority, majority_limit
 from ptkit.core.diagnosis.findings import (
@@ -15,6 +17,7 @@ from ptkit.core.diagnosis.findings import (
 )
 from ptkit.core.diagnosis.recorded import Floats, Recorded, least, running_median
 
+# See rules.RULES for where the limits come from.
 _ROSE = 2.0
 # Of the loss of guessing: a minimum below it is as good as this.
 _FLOOR = 0.05
@@ -22,6 +25,8 @@ _LARGE_UPDATE, _SMALL_UPDATE, _NO_GAIN = 1e-2, 1e-4, 0.02
 _STILL_FALLING = 0.05
 _FEWEST_STEPS, _ENOUGH_STEPS = 20, 40
 _SPIKE_Z, _SPIKE_RISE, _CLIPPED = 6.0, 1.2, 0.5
+# Steps before, after and on both sides of a spike that it is held against.
+_BEFORE, _AFTER, _AROUND = 10, 5, 50
 _SHARE_OF_STEPS = 0.05
 _WAITS_INFO, _WAITS_WARN = 0.05, 0.20
 _GAP = 0.10
@@ -61,27 +66,26 @@ def not_learning(run: Recorded) -> Judgement:
         numbers["guessing"] = guess
         if is_as_guessing(best_loss, guess):
             faults.append(f"the best training loss is {best_loss:.4g}, guessing gives {guess:.4g}")
-    accuracy, counts, share, limit, total = best_accuracy(run), valid_counts(run), 0.0, 0.0, 0.0
-    if accuracy is not None and counts is not None:
-        share, total = counts.max() / counts.sum(), counts.sum()
-        limit = majority_limit(share, total)
-        numbers |= {"accuracy": accuracy, "limit": limit}
+    is_loss_bad, majority = bool(faults), _majority(run)
+    if majority is not None:
+        numbers |= {"accuracy": majority.accuracy, "limit": majority.limit}
         # Of uneven classes a model may learn the large ones alone: that is a collapse.
-        is_as_one_class = is_as_majority(accuracy, share=share, total=total)
-        if is_as_one_class and (faults or not is_uneven(run)):
+        if majority.is_not_beaten and (is_loss_bad or not is_uneven(run)):
             faults.append(
-                f"the best accuracy is {accuracy:.1%}, and always the largest class gives"
-                f" {share:.1%} (limit {limit:.1%}, two standard errors above)"
+                f"the best accuracy is {majority.accuracy:.1%}, and always the largest class gives"
+                f" {majority.share:.1%} (limit {majority.limit:.1%}, two standard errors above)"
             )
-    if not faults and guess is None and "accuracy" not in numbers:
+    if not faults and guess is None and majority is None:
         return not_applicable("its loss and its labels have no value of guessing")
     if not faults:
         return fine(numbers)
-    if guess is not None and not is_as_guessing(best_loss, guess) and limit - share > _CANNOT_TELL:
+    if guess is not None and not is_loss_bad and majority is not None and majority.is_vague:
         # Training images are learned, and so few others cannot tell.
-        text = f"{faults[0]}: {total:,.0f} images are too few to tell"
+        text = f"{faults[0]}: {majority.total:,.0f} images are too few to tell"
         return Judgement(INFO, text, numbers, (), "ptkit split FOLDER --kfold 5")
-    command = f"{run.again} --preflight"
+    # Without a word of the rules on the rate: it is the most usual cause.
+    is_rate_unknown = is_loss_bad and len(run.loss) < _FEWEST_STEPS
+    command = slower(run) if is_rate_unknown else f"{run.again} --preflight"
     return Judgement(FAIL, "; ".join(faults), numbers, (), command)
 
 
@@ -98,14 +102,15 @@ def rate_too_high(run: Recorded) -> Judgement:
     update = overall_update(run)
     numbers = {"rise": ratio, "update": update}
     # After single spikes it is these that want a remedy.
-    is_spiky = len(run.grad_norm) >= _ENOUGH_STEPS and len(_spikes(run)) >= 2
+    is_spiky = len(run.grad_norm) >= _ENOUGH_STEPS and len(spikes_of(run)) >= 2
     if ratio > _ROSE and not is_spiky and not _recovers(line, lowest):
         text = f"the smoothed loss rose to {ratio:.1f} times its minimum (limit {_ROSE:g})"
         return Judgement(FAIL, text, numbers, (), slower(run))
     peak = run.loss[run.lr >= 0.5 * run.lr.max()]
     third = max(len(peak) // 3, 1)
-    last = float(np.mean(peak[-third:]))
-    gain, guess = 1 - last / float(np.mean(peak[:third])), run.guessing
+    first, last, guess = float(np.mean(peak[:third])), float(np.mean(peak[-third:])), run.guessing
+    # Of a loss of 0 there is nothing to gain.
+    gain = 1 - last / first if first else 1.0
     is_stuck = gain < _NO_GAIN or (guess is not None and is_as_guessing(last, guess))
     if update > _LARGE_UPDATE and is_stuck and len(peak) >= _FEWEST_STEPS:
         text = (
@@ -153,7 +158,7 @@ def gradient_spikes(run: Recorded) -> Judgement:
         text = f"{share:.0%} of the steps were clipped to {clip:g} (limit {_CLIPPED:.0%})"
         numbers = {"clipped": share, "p90": p90}
         return Judgement(WARN, text, numbers, (), f"{run.again} --set train.clip_grad={p90:.3g}")
-    spikes = _spikes(run)
+    spikes = spikes_of(run)
     if len(spikes) < 2:
         return fine({"spikes": len(spikes), "p90": p90})
     largest = float(run.grad_norm[spikes].max())
@@ -176,7 +181,8 @@ def overfitting(run: Recorded) -> Judgement:
     numbers = {"best": best, "final": final}
     keep = f"{run.again} --set train.patience=5"
     if final < best - 2 * math.sqrt(2) * error:
-        text = f"accuracy fell from {best:.1%} (epoch {np.nanargmax(valid) + 1}) to {final:.1%}"
+        at = run.metrics["epoch"][np.nanargmax(valid)]
+        text = f"accuracy fell from {best:.1%} (epoch {at:.0f}) to {final:.1%}"
         return Judgement(WARN, text, numbers, (), keep)
     losses, train = run.metrics["valid_loss"], run.metrics.get("train_accuracy")
     if train is None or not np.isfinite(train[-1]):
@@ -202,7 +208,18 @@ def data_bound(run: Recorded) -> Judgement:
         return fine({"share": share})
     verdict = WARN if share > _WAITS_WARN else INFO
     text = f"{share:.0%} of the training time was waiting for images (limit {_WAITS_WARN:.0%})"
-    return Judgement(verdict, text, {"share": share}, (), f"{run.again} --set data.cache=disk")
+    data, command = run.settings.data, ""
+    if data.cache != "disk":
+        command = f"{run.again} --set data.cache=disk"
+    elif data.workers:
+        command = f"{run.again} --workers 0"
+    return Judgement(verdict, text, {"share": share}, (), command)
+
+
+def still_falls(run: Recorded) -> bool:
+    """Say whether the training loss of the last epoch is clearly below all others."""
+    losses = run.metrics["train_loss"]
+    return len(losses) > 1 and bool(losses[-1] < (1 - _NO_GAIN) * least(losses[:-1]))
 
 
 def is_uneven(run: Recorded) -> bool:
@@ -258,34 +275,68 @@ def _width(run: Recorded) -> int:
 
 
 def _recovers(line: Floats, lowest: Floats) -> bool:
-    """Say whether a loss that rose is back near its minimum at the end, as after a one-cycle peak,
-    and whether it rose for a short while only.
+    """Say whether a loss that rose, as it does at the peak of a one-cycle schedule, did so for a
+    short while only and is back near its minimum at the end.
     """
     high = line > _ROSE * lowest
     return bool(line[-1] <= 1.1 * lowest[-1]) and float(high.mean()) < _SHARE_OF_STEPS
 
 
-def _spikes(run: Recorded) -> list[int]:
+def spikes_of(run: Recorded) -> list[int]:
     """Return the steps with a gradient more than six robust deviations above the median, in
-    logarithms, after which the loss is a fifth higher. The noisy first steps are left
-    out.
+    logarithms, after which the loss is a fifth higher. The noisy first steps are left out.
     """
-    norms = np.where(run.grad_norm > 0, run.grad_norm, np.nan)
-    logs = np.log(norms)
-    begin = max(len(logs) // 20, 10)
-    found = []
-    for step in np.flatnonzero(np.isfinite(logs))[:-5]:
-        if step < begin:
-            continue
-        # Of the steps around it: gradients shrink and grow over a run.
-        near = logs[max(step - 50, 0) : step + 50]
-        near = near[np.isfinite(near)]
-        middle = np.median(near)
-        # 1.4826 times the median deviation is the standard deviation of a normal distribution.
-        spread = 1.4826 * np.median(np.abs(near - middle)) + 1e-3
-        before, after = run.loss[max(step - 10, 0) : step], run.loss[step : step + 5]
-        if (logs[step] - middle) / spread > _SPIKE_Z and np.mean(after) > _SPIKE_RISE * np.median(
-            before
-        ):
-            found.append(int(step))
-    return found
+    logs = np.log(np.where(run.grad_norm > 0, run.grad_norm, np.nan))
+    begin, end = max(len(logs) // 20, _BEFORE), len(logs) - _AFTER
+    if end <= begin:
+        return []
+    # Of every step from `begin` to `end`.
+    before = running_median(run.loss, _BEFORE)[begin - _BEFORE : end - _BEFORE]
+    after = sliding_window_view(run.loss, _AFTER).mean(axis=1)[begin:end]
+    with np.errstate(invalid="ignore"):
+        risen = np.flatnonzero(after > _SPIKE_RISE * before) + begin
+    return [step for step in risen.tolist() if _is_far_out(logs, step)]
+
+
+def _is_far_out(logs: Floats, step: int) -> bool:
+    """Say whether a gradient is a spike among those of the steps around it: they shrink and grow
+    over a run.
+    """
+    near = logs[max(step - _AROUND, 0) : step + _AROUND]
+    near = near[np.isfinite(near)]
+    if not np.isfinite(logs[step]):
+        return False
+    middle = np.median(near)
+    # 1.4826 times the median deviation is the standard deviation of a normal distribution.
+    spread = 1.4826 * np.median(np.abs(near - middle)) + 1e-3
+    return bool((logs[step] - middle) / spread > _SPIKE_Z)
+
+
+@dataclass(frozen=True)
+class _Majority:
+    """The best accuracy against that of always answering the largest class, `share` of `total`
+    validation images; limit: two standard errors above.
+    """
+
+    accuracy: float
+    share: float
+    total: float
+    limit: float
+
+    @property
+    def is_not_beaten(self) -> bool:
+        return is_as_majority(self.accuracy, share=self.share, total=self.total)
+
+    @property
+    def is_vague(self) -> bool:
+        """Whether two standard errors are too many points to tell."""
+        return self.limit - self.share > _CANNOT_TELL
+
+
+def _majority(run: Recorded) -> _Majority | None:
+    """Return None where images have no single class."""
+    accuracy, counts = best_accuracy(run), valid_counts(run)
+    if accuracy is None or counts is None:
+        return None
+    share, total = float(counts.max() / counts.sum()), float(counts.sum())
+    return _Majority(accuracy, share, total, majority_limit(share, total))

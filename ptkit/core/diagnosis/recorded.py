@@ -1,9 +1,6 @@
 """What a run recorded, read from its folder: numbers only, and also of a run that was killed."""
 
-import csv
-import json
 import shlex
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +13,7 @@ import numpy.typing as npt
 from ptkit.core.config.layers import read_toml, resolve
 from ptkit.core.config.settings import Settings
 from ptkit.core.errors import DataError
+from ptkit.core.run_files import LAYERS, Outputs, Row, read_layers, read_metrics, read_outputs
 
 Floats = npt.NDArray[np.float64]
 
@@ -28,35 +26,15 @@ class Evidence:
     """What only the model and the data can tell; None where it is not known.
 
     clean_train_accuracy: of the best weights on so many training images (num_clean), without
-    augmentation. num_leaked: validation images whose bytes are among those of the training images.
+    augmentation. num_leaked: of so many validation images (num_looked_at) those whose bytes are
+    among those of the training images. why_none: why nothing is known.
     """
 
     clean_train_accuracy: float | None = None
     num_clean: int = 0
     num_leaked: int | None = None
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """Raw outputs of the best epoch for the validation list, float (n, K), and its labels (n,)."""
-
-    values: Floats
-    labels: npt.NDArray[np.int64]
-
-    @cached_property
-    def probabilities(self) -> Floats:
-        """Their softmax, (n, K)."""
-        return softmax(self.values)
-
-    @cached_property
-    def answers(self) -> npt.NDArray[np.int64]:
-        """The class with the largest output, (n,)."""
-        found: npt.NDArray[np.int64] = self.values.argmax(axis=1)
-        return found
-
-    @property
-    def accuracy(self) -> float:
-        return float((self.answers == self.labels).mean())
+    num_looked_at: int = 0
+    why_none: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,6 +73,33 @@ class Recorded:
         """The command that repeats the run."""
         return f"ptkit train --config {shlex.quote(str(self.folder / 'config.toml'))}"
 
+    @property
+    def quoted_folder(self) -> str:
+        """As a command names it."""
+        return shlex.quote(str(self.folder))
+
+    @property
+    def quoted_train(self) -> str:
+        """The training list as a command names it."""
+        return shlex.quote(self.settings.data.train)
+
+    @property
+    def quoted_valid(self) -> str:
+        """The validation list as a command names it."""
+        return shlex.quote(self.settings.data.valid)
+
+    def with_groups(self, *lines: str) -> str:
+        """Return the command that repeats the run with more parameter groups."""
+        # A flag replaces the lines of --config: the run's own come first, and later ones win.
+        return self._with_lines("--group", (*self.settings.optimizer.groups, *lines))
+
+    def with_inits(self, *lines: str) -> str:
+        """Return the command that repeats the run with more initial weights."""
+        return self._with_lines("--init", (*self.settings.model.init, *lines))
+
+    def _with_lines(self, flag: str, lines: Sequence[str]) -> str:
+        return " ".join([self.again, *(f"{flag} {shlex.quote(line)}" for line in lines)])
+
     @cached_property
     def loss(self) -> Floats:
         """Of every step."""
@@ -115,29 +120,21 @@ class Recorded:
         weights = self.start.get("weights", {})
         return tuple(name for name, about in weights.items() if about["trained"])
 
-    @cached_property
-    def at_peak(self) -> npt.NDArray[np.bool_]:
-        """Which samples were taken while the rate was at least half of its largest, (samples,)."""
-        rates = self._sampled_rates
-        return rates >= _PEAK * rates.max() if len(rates) else np.zeros(0, bool)
-
-    @cached_property
-    def _sampled_rates(self) -> Floats:
-        parts = [np.asarray(e["lr"], float)[np.asarray(e["sampled"], int) - 1] for e in self.epochs]
-        return np.concatenate(parts) if parts else np.zeros(0)
-
     def samples(self, name: str, what: str) -> Floats:
-        """Return norms of a weight at every sample of the run: "weight", "gradient", "update"."""
-        return _floats([v for e in self.epochs for v in e["weights"].get(name, {}).get(what, [])])
+        """Return norms of a weight at every sample: "weight" of the whole run, "gradient" and
+        "update" since the epoch in which it began to train.
+        """
+        epochs = self.epochs if what == "weight" else self._trained_in(name)
+        return _floats([v for e in epochs for v in e["weights"].get(name, {}).get(what, [])])
 
     def updates(self, name: str) -> Floats:
         """Return ‖Δw‖/‖w‖ of a weight at the samples at the peak of the rate."""
         update, weight = self.samples(name, "update"), self.samples(name, "weight")
-        if len(update) != len(self.at_peak):
+        is_at_peak = self._rates(self._trained_in(name)) >= _PEAK * self._largest_rate
+        if len(update) != len(is_at_peak) or len(weight) < len(update):
             return np.zeros(0)
         with np.errstate(divide="ignore", invalid="ignore"):
-            ratios = update / weight
-        ratios = ratios[self.at_peak]
+            ratios = (update / weight[len(weight) - len(update) :])[is_at_peak]
         return ratios[np.isfinite(ratios)]
 
     def median_update(self, name: str) -> float:
@@ -145,43 +142,55 @@ class Recorded:
         found = self.updates(name)
         return float(np.median(found)) if len(found) else float("nan")
 
+    @cached_property
+    def _largest_rate(self) -> float:
+        """Of all samples."""
+        return float(self._rates(self.epochs).max(initial=0))
+
+    def _rates(self, epochs: Sequence[Mapping[str, Any]]) -> Floats:
+        """Return the rates at the samples of some epochs."""
+        parts = [np.asarray(e["lr"], float)[np.asarray(e["sampled"], int) - 1] for e in epochs]
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    def _trained_in(self, name: str) -> Sequence[Mapping[str, Any]]:
+        """Return the epochs in which a weight was trained: it may have waited for its own."""
+        # Runs of an earlier version do not say.
+        first = self.start.get("weights", {}).get(name, {}).get("from_epoch", 1)
+        return [epoch for epoch in self.epochs if epoch["epoch"] >= first]
+
     def _steps(self, key: str) -> Floats:
         return _floats([value for epoch in self.epochs for value in epoch[key]])
 
 
-def read_run(folder: Path) -> Recorded:
+def read_records(folder: Path) -> Recorded:
     """Read a run folder.
 
     Raises:
         DataError: not a run folder, or one of its files is damaged.
+        StorageError: a file that cannot be read. UsageError: settings that cannot be read.
     """
     config = folder / "config.toml"
     if not config.is_file():
         raise DataError(f"{folder} is not a run folder: it has no config.toml")
     settings = resolve(read_toml(config))
-    lines = _read_lines(folder / "layers.jsonl")
+    lines = read_layers(folder)
     by_kind = {kind: [x for x in lines if x.get("kind") == kind] for kind in ("start", "epoch")}
     diverged = [line for line in lines if line.get("kind") == "diverged"]
+    metrics, outputs = _columns(read_metrics(folder)), read_outputs(folder)
     try:
+        start = by_kind["start"][0] if by_kind["start"] else {}
         return Recorded(
             folder,
             settings,
-            _class_names(settings, by_kind["start"]),
-            _read_metrics(folder / "metrics.csv"),
-            by_kind["start"][0] if by_kind["start"] else {},
+            _class_names(start),
+            metrics,
+            start,
             by_kind["epoch"],
             diverged[-1] if diverged else None,
-            _read_outputs(folder / "valid_outputs.npz"),
+            outputs,
         )
-    except (KeyError, TypeError, IndexError) as error:
-        raise DataError(f"{folder / 'layers.jsonl'} is damaged: {error!r}") from error
-
-
-def softmax(values: Floats) -> Floats:
-    """Return probabilities (n, K)."""
-    powers = np.exp(values - values.max(axis=1, keepdims=True))
-    shares: Floats = powers / powers.sum(axis=1, keepdims=True)
-    return shares
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise DataError(f"{folder / LAYERS} is damaged: {error!r}") from error
 
 
 def running_median(values: Floats, width: int) -> Floats:
@@ -206,62 +215,14 @@ def _floats(values: Sequence[float | None]) -> Floats:
     return np.array([np.nan if value is None else value for value in values], float)
 
 
-def _class_names(settings: Settings, starts: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    count = int(starts[0]["num_classes"]) if starts else 0
-    file = Path(settings.data.classes or Path(settings.data.train).parent / "classes.txt")
-    try:
-        names = tuple(file.read_text(encoding="utf-8").splitlines())
-    except (OSError, UnicodeDecodeError):
-        names = ()
+def _columns(rows: Sequence[Row]) -> dict[str, Floats]:
+    """Return rows of metrics.csv as columns, NaN where there is no value."""
+    names = rows[0] if rows else {}
+    return {name: _floats([row[name] for row in rows]) for name in names}
+
+
+def _class_names(start: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names that a run recorded; numbers of one of an earlier version."""
+    count = int(start.get("num_classes", 0))
+    names = tuple(map(str, start.get("class_names", ())))
     return names if len(names) == count else tuple(map(str, range(count)))
-
-
-def _read_lines(file: Path) -> list[dict[str, Any]]:
-    """Return what each whole line holds; the last one of a killed run may be cut off."""
-    try:
-        lines = file.read_bytes().splitlines(keepends=True)
-    except FileNotFoundError:
-        return []
-    found = []
-    for number, line in enumerate(lines, start=1):
-        if number == len(lines) and not line.endswith(b"\n"):
-            break
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{file}, line {number}: damaged: {error}") from error
-        if not isinstance(values, dict):
-            raise DataError(f"{file}, line {number}: damaged: not an object")
-        found.append(values)
-    return found
-
-
-def _read_metrics(file: Path) -> dict[str, Floats]:
-    try:
-        with file.open(encoding="utf-8", newline="") as stream:
-            rows = list(csv.DictReader(stream))
-    except FileNotFoundError:
-        return {}
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{file} is damaged: {error}") from error
-    try:
-        return {
-            name: np.array([float(row[name] or "nan") for row in rows])
-            for name in (rows[0] if rows else ())
-        }
-    except (TypeError, ValueError, KeyError) as error:
-        raise DataError(f"{file} is damaged: {error}") from error
-
-
-def _read_outputs(file: Path) -> Outputs | None:
-    """Return the outputs of the best epoch; None where there are none, or not all are finite."""
-    try:
-        with file.open("rb") as stream, np.load(stream) as arrays:
-            values, labels = arrays["best"].astype(float), arrays["labels"].astype(np.int64)
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{file} is damaged: {error}") from error
-    if values.ndim != 2 or labels.shape != values.shape[:1] or not len(labels):
-        raise DataError(f"{file} is damaged: outputs {values.shape} for labels {labels.shape}")
-    return Outputs(values, labels) if np.isfinite(values).all() else None

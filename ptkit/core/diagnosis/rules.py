@@ -1,10 +1,20 @@
 """Every rule of `ptkit diagnose`, a row each, and what mutes what."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ptkit.core.diagnosis import predictions, progress, signal, updates
-from ptkit.core.diagnosis.findings import FAIL, WARN, Finding, Judge, Judgement, not_applicable
+from ptkit.core.diagnosis.findings import (
+    FAIL,
+    INFO,
+    NOT_APPLICABLE,
+    OK,
+    VERDICTS,
+    WARN,
+    Finding,
+    Judgement,
+    not_applicable,
+)
 from ptkit.core.diagnosis.recorded import Recorded
 
 
@@ -15,7 +25,7 @@ class Rule:
     """
 
     name: str
-    judge: Judge
+    judge: Callable[[Recorded], Judgement]
     formula: str
     source: str
     mutes: tuple[str, ...] = ()
@@ -247,8 +257,34 @@ def _root(rule: str, causes: Mapping[str, str]) -> str | None:
 
 def open_findings(found: Sequence[Finding]) -> list[Finding]:
     """Return those with something to say that no other one explains, the worst first."""
-    spoken = [f for f in found if f.muted_by is None and f.verdict not in ("ok", "n/a")]
-    return sorted(spoken, key=lambda f: ("FAIL", "WARN", "INFO").index(f.verdict))
+    spoken = [f for f in found if f.muted_by is None and f.verdict not in (OK, NOT_APPLICABLE)]
+    return sorted(spoken, key=lambda f: VERDICTS.index(f.verdict))
+
+
+@dataclass(frozen=True)
+class Others:
+    """The findings that `open_findings` leaves out.
+
+    muted: consequences of others. fine: rules that found nothing. unknown: why rules could not
+    look, with their names.
+    """
+
+    muted: tuple[Finding, ...]
+    fine: tuple[str, ...]
+    unknown: Mapping[str, tuple[str, ...]]
+
+
+def other_findings(found: Sequence[Finding]) -> Others:
+    """Return what `open_findings` leaves out."""
+    unknown: dict[str, tuple[str, ...]] = {}
+    for finding in (f for f in found if f.verdict == NOT_APPLICABLE):
+        reason = finding.judgement.text
+        unknown[reason] = (*unknown.get(reason, ()), finding.rule)
+    return Others(
+        tuple(f for f in found if f.muted_by is not None and f.verdict in (FAIL, WARN, INFO)),
+        tuple(f.rule for f in found if f.verdict == OK),
+        unknown,
+    )
 
 
 def _judged(rule: Rule, run: Recorded) -> Judgement:

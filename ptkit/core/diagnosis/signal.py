@@ -7,6 +7,7 @@ import numpy as np
 from ptkit.core.diagnosis.findings import FAIL, WARN, Judgement, fine, not_applicable
 from ptkit.core.diagnosis.recorded import Recorded
 
+# See rules.RULES for where the limits come from.
 _OFF, _FAR_OFF = 0.5, 1.0
 _WEAK, _STRONG = 0.03, 30.0
 _MEAN, _LOW_STD, _HIGH_STD, _LARGEST = 0.5, 0.5, 2.0, 20.0
@@ -31,7 +32,7 @@ def initial_loss(run: Recorded) -> Judgement:
         f" {size:.0%} (limit {_OFF:.0%})"
     )
     head = (run.start["head"] or "Linear").removesuffix(".weight")
-    command = f'{run.again} --init "{head}=normal_(0, 0.01)"'
+    command = run.with_inits(f"{head}=normal_(0, 0.01)")
     return Judgement(FAIL if size > _FAR_OFF else WARN, text, numbers, (head,), command)
 
 
@@ -52,7 +53,7 @@ def initial_signal(run: Recorded) -> Judgement:
         f" {_WEAK:g} and {_STRONG:g}); {name} began with weights of {std:.2g}, for rectifiers"
         f" sqrt(2/fan_in) = {wanted:.2g}"
     )
-    command = f"{run.again} --init \"{name}=kaiming_normal_(nonlinearity='relu')\""
+    command = run.with_inits(f"{name}=kaiming_normal_(nonlinearity='relu')")
     return Judgement(WARN, text, {"ratio": ratio}, (name,), command)
 
 
@@ -71,7 +72,7 @@ def input_scale(run: Recorded) -> Judgement:
         f" {high:.2g} (limits {_LOW_STD:g} and {_HIGH_STD:g}) and values up to {largest:.3g} (limit"
         f" {_LARGEST:g})"
     )
-    return Judgement(WARN, text, numbers, (), f"ptkit normstats {run.settings.data.train}")
+    return Judgement(WARN, text, numbers, (), f"ptkit normstats {run.quoted_train}")
 
 
 def softmax_before_the_loss(run: Recorded) -> Judgement:

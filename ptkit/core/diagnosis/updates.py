@@ -8,6 +8,7 @@ from ptkit.core.diagnosis.findings import FAIL, INFO, WARN, Judgement, fine, not
 from ptkit.core.diagnosis.recorded import Floats, Recorded, smoothed
 from ptkit.core.wording import counted
 
+# See rules.RULES for where the limits come from.
 _VANISHED, _STANDS_STILL, _BEHIND = 1e-3, 1e-5, 1e-2
 _FEW, _MANY = 0.1, 10.0
 _INERT, _CRUSHED, _LARGE_DECAY = 0.01, 0.1, 0.01
@@ -46,7 +47,7 @@ def vanishing_gradient(run: Recorded) -> Judgement:
         f" {_BEHIND if is_adaptive else _VANISHED:g}), and a step moves them by {update:.2g} of"
         f" their size (limit {limit:.2g})"
     )
-    command = f"{run.again} --init \"Conv2d=kaiming_normal_(nonlinearity='relu')\""
+    command = run.with_inits("Conv2d=kaiming_normal_(nonlinearity='relu')")
     return Judgement(FAIL, text, numbers, tuple(first), command)
 
 
@@ -69,8 +70,9 @@ def layer_imbalance(run: Recorded) -> Judgement:
         f"a step moves {worst} {off[worst]:.2g} times as far as the mean layer (limits {_FEW:g} and"
         f" {_MANY:g})"
     )
-    flags = " ".join(_group(name, 1 / ratio) for name, ratio in off.items())
-    return Judgement(WARN, text, dict(off), tuple(off), f"{run.again} {flags}")
+    # Of the run's rate: its own is a part of that already.
+    command = run.with_groups(*(_group(k, _lr_scale(run, k) / ratio) for k, ratio in off.items()))
+    return Judgement(WARN, text, dict(off), tuple(off), command)
 
 
 def not_updated(run: Recorded) -> Judgement:
@@ -83,8 +85,8 @@ def not_updated(run: Recorded) -> Judgement:
     if not still:
         return fine()
     text = f"{len(still)} of {len(weights)} weights never moved: {', '.join(still[:3])}"
-    flags = " ".join(f'--group "{name}: lr=1x"' for name in still[:3])
-    return Judgement(FAIL, text, {"weights": len(still)}, tuple(still), f"{run.again} {flags}")
+    command = run.with_groups(*(_group(name, 1) for name in still[:3]))
+    return Judgement(FAIL, text, {"weights": len(still)}, tuple(still), command)
 
 
 def frozen_statistics(run: Recorded) -> Judgement:
@@ -123,7 +125,7 @@ def weight_decay(run: Recorded) -> Judgement:
             f"decay brought the weights to {share:.1%} of their norm (limit {_CRUSHED:.0%}), and"
             " the loss is not what it was"
         )
-        command = f'{run.again} --group "*: weight_decay={most / 100:.1g}"'
+        command = run.with_groups(f"*: weight_decay={most / 100:.1g}")
         return Judgement(FAIL, text, {"norm": share}, (), command)
     grown = [name for name in run.trained if _growth(run, name) > _GROWS]
     numbers = {"lr_times_decay": _lr_times_decay(run)}
@@ -131,8 +133,8 @@ def weight_decay(run: Recorded) -> Judgement:
         first = max(grown, key=lambda name: _growth(run, name))
         text = f"{first} grew to {_growth(run, first):.1f} times its norm (limit {_GROWS:g})"
         decay = 10 * max(weights[first]["weight_decay"], 5e-5)
-        flags = " ".join(f'--group "{name}: weight_decay={decay:.1g}"' for name in grown[:5])
-        return Judgement(INFO, text, numbers, tuple(grown), f"{run.again} {flags}")
+        command = run.with_groups(*(f"{name}: weight_decay={decay:.1g}" for name in grown[:5]))
+        return Judgement(INFO, text, numbers, tuple(grown), command)
     if decayed and run.is_from_scratch and numbers["lr_times_decay"] < _INERT:
         text = (
             f"rates times decay add up to {numbers['lr_times_decay']:.2g} over the run (limit"
@@ -143,10 +145,15 @@ def weight_decay(run: Recorded) -> Judgement:
 
 
 def _rms(run: Recorded, names: list[str]) -> float:
-    """Return the median over the samples of the root mean square of the gradients."""
+    """Return the median over the samples of the root mean square of the gradients of some weights;
+    samples that are not finite are left out.
+    """
     weights = run.start["weights"]
     sizes = [math.prod(weights[name]["shape"]) for name in names]
-    squares = sum(run.samples(name, "gradient") ** 2 for name in names)
+    norms = [run.samples(name, "gradient") for name in names]
+    # Of all at once: a weight that waited for its epoch has the last samples only.
+    shared = min(map(len, norms))
+    squares = sum(each[len(each) - shared :] ** 2 for each in norms)
     found = np.sqrt(squares / sum(sizes))
     return float(np.median(found[np.isfinite(found)])) if np.isfinite(found).any() else 0.0
 
@@ -155,9 +162,7 @@ def _at_the_runs_rate(run: Recorded, names: list[str]) -> float:
     """Return the median update of layers as if they had the run's rate: those that are meant to
     move slowly are not behind.
     """
-    weights = run.start["weights"]
-    scales = [weights[name]["lr_scale"] or 1.0 for name in names]
-    found = [run.median_update(name) / s for name, s in zip(names, scales, strict=True)]
+    found = [run.median_update(name) / _lr_scale(run, name) for name in names]
     found = [r for r in found if math.isfinite(r)]
     return float(np.median(found)) if found else math.nan
 
@@ -166,13 +171,19 @@ def _own_update(run: Recorded, name: str) -> float:
     """Return the median update of a layer; where rates are set for all layers by one setting, as if
     it had the run's rate.
     """
-    scale = run.start["weights"][name]["lr_scale"]
     is_by_layer = not run.settings.optimizer.groups
-    return run.median_update(name) / (scale if is_by_layer and scale > 0 else 1.0)
+    return run.median_update(name) / (_lr_scale(run, name) if is_by_layer else 1.0)
+
+
+def _lr_scale(run: Recorded, name: str) -> float:
+    """Return the rate of a weight over the run's; 1 of one without a rate."""
+    return float(run.start["weights"][name]["lr_scale"]) or 1.0
 
 
 def _group(name: str, factor: float) -> str:
-    return f'--group "{name}: lr={factor:.2g}x"'
+    """Return a line of --group with a multiple of the run's rate, to two digits."""
+    rounded = float(f"{factor:.2g}")
+    return f"{name}: lr={np.format_float_positional(rounded, trim='-')}x"
 
 
 def _total_norm(run: Recorded, names: list[str]) -> Floats:

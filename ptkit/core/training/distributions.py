@@ -9,7 +9,8 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from ptkit.core.device import begin_copy
-from ptkit.core.training.frames import read_arrays, with_frame, write_arrays
+from ptkit.core.run_files import sound_arrays, write_arrays
+from ptkit.core.training.frames import with_frame
 from ptkit.core.training.observers import EpochResult, Pixels, Recorder, Write
 
 Floats = npt.NDArray[np.float64]
@@ -92,8 +93,8 @@ class DistributionLog(Recorder):
 
 def read_distributions(run: Path) -> Distributions | None:
     """Return the distributions of a run; None where there are none that can be read."""
-    found = read_arrays(run / _FILE)
-    if found is None or not {"epochs", "layers", "percentiles", "counts"} <= set(found):
+    found = sound_arrays(run / _FILE)
+    if not {"epochs", "layers", "percentiles", "counts"} <= set(found):
         return None
     epochs, layers = found["epochs"], found["layers"]
     percentiles, counts = found["percentiles"], found["counts"]

@@ -9,7 +9,8 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from ptkit.core.device import begin_copy
-from ptkit.core.training.frames import read_arrays, with_frame, write_arrays
+from ptkit.core.run_files import sound_arrays, write_arrays
+from ptkit.core.training.frames import with_frame
 from ptkit.core.training.observers import EpochResult, Pixels, Recorder, Write
 
 # Of a frame: the file stays small.
@@ -82,10 +83,8 @@ def first_convolution(model: nn.Module) -> tuple[str, Tensor] | None:
 
 def read_film(run: Path) -> KernelFrames | None:
     """Return the frames of a run; None where there are none that can be read."""
-    found = read_arrays(run / _FILE)
+    found = sound_arrays(run / _FILE)
     try:
-        if found is None:
-            return None
         epochs, kernels = found["epochs"], found["kernels"]
         film = KernelFrames(
             str(found["layer"]), int(found["num_outputs"]), tuple(epochs.tolist()), kernels

@@ -13,16 +13,20 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from ptkit.core.data.lists import ImageList
 from ptkit.core.errors import DivergedError, StorageError
 from ptkit.core.files import write_atomically
-from ptkit.core.training.frames import read_arrays, write_arrays
+from ptkit.core.run_files import (
+    LAYERS,
+    MARGINS,
+    MOST_OUTPUT_BYTES,
+    VALID_OUTPUTS,
+    sound_arrays,
+    write_arrays,
+)
 from ptkit.core.training.observers import EpochResult, Recorder, Write
 from ptkit.core.training.recording.gauge import Recorded
 from ptkit.core.training.setup import Setup
-
-# Of the outputs of two epochs on the validation list.
-_MOST_OUTPUTS = 1 << 30
-LAYERS, VALID_OUTPUTS, MARGINS = "layers.jsonl", "valid_outputs.npz", "margins.npz"
 
 Outputs = npt.NDArray[np.float32]
 
@@ -44,14 +48,15 @@ def open_layer_log(
     """
     if setup.layers is None:
         return ()
-    labels, length = setup.training.valid.images.labels, (lengths or {}).get(LAYERS)
-    return (LayerLog(run, setup.layers, labels=labels, up_to_epoch=up_to_epoch, length=length),)
+    training, length = setup.training, (lengths or {}).get(LAYERS)
+    lists = training.train.images, training.valid.images
+    return (LayerLog(run, setup.layers, lists=lists, up_to_epoch=up_to_epoch, length=length),)
 
 
 class LayerLog(Recorder):
     """Writes what the gauge of a run has measured.
 
-    start: the first line. labels: of the validation list. up_to_epoch: see `open_layer_log`.
+    start: the first line. lists: of training and validation. up_to_epoch: see `open_layer_log`.
     length: bytes of layers.jsonl until there, where it is known.
     """
 
@@ -60,11 +65,11 @@ class LayerLog(Recorder):
         run: Path,
         start: Mapping[str, Any],
         *,
-        labels: npt.NDArray[Any],
+        lists: tuple[ImageList, ImageList],
         up_to_epoch: int | None = None,
         length: int | None = None,
     ) -> None:
-        self._run, self._file, self._labels = run, run / LAYERS, labels
+        self._run, self._file, (self._train, self._valid) = run, run / LAYERS, lists
         # Epoch and outputs.
         self._best: tuple[int, Outputs] | None = None
         kept = b""
@@ -92,7 +97,7 @@ class LayerLog(Recorder):
         if recorded.margins is not None:
             total, count = (recorded.margins[name].numpy() for name in ("sum", "count"))
             arrays = {"sum": total.astype(np.float32), "count": count.astype(np.int32)}
-            write_arrays(self._run / MARGINS, **arrays)
+            write_arrays(self._run / MARGINS, **arrays, **_rows(self._train))
         if recorded.valid_outputs is not None:
             self._write_outputs(epoch, recorded.valid_outputs.numpy(), is_best=result.is_best)
 
@@ -104,13 +109,18 @@ class LayerLog(Recorder):
             return
         best_epoch, best = self._best
         arrays = {
-            "labels": self._labels.astype(np.int64),
+            "labels": self._valid.labels.astype(np.int64),
             "best": best,
             "last": outputs,
             "best_epoch": np.int64(best_epoch),
             "last_epoch": np.int64(epoch),
         }
-        write_arrays(self._run / VALID_OUTPUTS, **arrays)
+        write_arrays(self._run / VALID_OUTPUTS, **arrays, **_rows(self._valid))
+
+
+def _rows(images: ImageList) -> dict[str, npt.NDArray[np.int64]]:
+    """Return where the images of a list are in its file, if some of it were left out."""
+    return {} if images.rows is None else {"rows": images.rows}
 
 
 def _numbers(recorded: Recorded) -> dict[str, Any]:
@@ -171,7 +181,7 @@ def _epoch_of(line: bytes) -> int:
 
 def _best_of(file: Path) -> tuple[int, Outputs] | None:
     """Return epoch and outputs of the best epoch, None where the file is missing or damaged."""
-    found = read_arrays(file, most_bytes=_MOST_OUTPUTS) or {}
+    found = sound_arrays(file, most_bytes=MOST_OUTPUT_BYTES)
     epoch, outputs = found.get("best_epoch"), found.get("best")
     if epoch is None or outputs is None or epoch.size != 1:
         return None

@@ -40,7 +40,7 @@ from ptkit.core.training.run_folder import (
     open_recorders,
     write_config,
 )
-from ptkit.core.training.saved_run import SavedState, best_epoch, read_metrics
+from ptkit.core.training.saved_run import SavedState, best_epoch, rows_of
 from ptkit.core.training.setup import Setup
 from ptkit.core.training.states import environment
 from ptkit.core.training.tasks.task import read_task
@@ -115,7 +115,7 @@ def resumed_run(setup: Setup, saved: SavedState, hold: Hold) -> tuple[Run, str]:
         if best_saved > saved.epoch and how_exact != _EXACT:
             best = dict(on_disk)
             how_exact += f"; {CHECKPOINT} is of epoch {best_saved}, and stays until one is better"
-    rows = read_metrics(folder / "metrics.csv")
+    rows = rows_of(folder)
     history = History(
         task=task or setup.training.loss.task,
         # Later rows are of epochs that are trained again.

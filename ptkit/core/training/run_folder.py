@@ -20,6 +20,7 @@ from ptkit.core.files import write_atomically, write_csv
 from ptkit.core.models.checkpoints import copy_contents, read_checkpoint, rebuild, save_checkpoint
 from ptkit.core.models.weight_statistics import as_text, weight_statistics
 from ptkit.core.ranks import here
+from ptkit.core.run_files import METRICS_FILE, Row
 from ptkit.core.training.distributions import DistributionLog
 from ptkit.core.training.events import Events
 from ptkit.core.training.holding import Hold
@@ -40,9 +41,6 @@ from ptkit.core.wording import trained_on_note
 CHECKPOINT, LAST, PREVIOUS = "ckpt.pkl", "last.pkl", "previous.pkl"
 
 _UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}")
-
-# A row of metrics.csv, column to value; None where an image has no single right answer.
-Row = dict[str, Any]
 
 
 @dataclass
@@ -183,7 +181,7 @@ class Run(Setup):
             arrived()
             self.hold.check()
             # The log first: resuming cuts it back to the saved epoch, but could not fill a gap.
-            _write_metrics(self.folder / "metrics.csv", rows)
+            _write_metrics(self.folder / METRICS_FILE, rows)
             if is_best:
                 save_checkpoint(self.checkpoint, copies["best"])
                 self.history.best_saved = result.epoch

@@ -1,6 +1,5 @@
 """What a run folder holds to go on from: the last saved state, and the rows of its epochs."""
 
-import csv
 import math
 import os
 from collections.abc import Mapping
@@ -8,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ptkit.core.errors import CheckpointError, DataError, StorageError, UsageError
+from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.core.models.checkpoints import read_checkpoint
+from ptkit.core.run_files import Row, read_metrics
 from ptkit.core.training.loop import Position
-from ptkit.core.training.run_folder import LAST, PREVIOUS, Row
+from ptkit.core.training.run_folder import LAST, PREVIOUS
 from ptkit.core.training.tasks.loss import SUMS
-from ptkit.core.wording import reason_of
 
 # Of last.pkl and its `train`.
 _STATE = ("config", "data", "epoch", "optimizer", "scheduler", "best", "epochs_without_better")
@@ -77,7 +76,7 @@ def read_saved_state(folder: Path) -> tuple[SavedState | None, str | None]:
     if damage is not None:
         raise damage
     # The first epoch is always saved, a moment after its row.
-    if len(read_metrics(folder / "metrics.csv")) > 1:
+    if len(rows_of(folder)) > 1:
         raise UsageError(
             f"{folder} cannot be resumed: its {LAST} is gone; `ptkit finetune {folder}` trains"
             " further from its best checkpoint"
@@ -108,21 +107,15 @@ def best_epoch(best: Mapping[str, Any]) -> int | None:
     return int(epoch) if isinstance(epoch, int | float) and math.isfinite(epoch) else None
 
 
-def read_metrics(file: Path) -> list[Row]:
-    """Return the rows of metrics.csv; none where there is no such file."""
-    if not file.exists():
-        return []
+def rows_of(folder: Path) -> list[Row]:
+    """Return the rows of a run's metrics.csv, to go on from; none where there is no such file.
+
+    Raises:
+        DataError: it is damaged. StorageError: it cannot be read.
+    """
     try:
-        with file.open(newline="") as lines:
-            rows = [
-                {key: float(value) if value else None for key, value in row.items()}
-                for row in csv.DictReader(lines, strict=True)
-            ]
-        return [row | {"epoch": int(row["epoch"] or 0)} for row in rows]
-    except OSError as error:
-        raise StorageError(f"cannot read {file}: {error.strerror or error}") from error
-    except (ValueError, TypeError, KeyError, OverflowError, csv.Error) as error:
+        return read_metrics(folder)
+    except DataError as error:
         raise DataError(
-            f"{file} is damaged ({reason_of(error)}): move it away, and the run goes on without"
-            " the rows of earlier epochs"
+            f"{error}: move it away, and the run goes on without the rows of earlier epochs"
         ) from error

@@ -50,6 +50,7 @@ def with_gauge(
         "kind": "start",
         "version": 1,
         "num_classes": loss.facts.num_classes,
+        "class_names": list(training.train.images.class_names),
         "class_counts": _counts(training.train, loss.facts.num_classes),
         "valid_counts": _counts(training.valid, loss.facts.num_classes),
         "guessing": guessing_loss(loss, is_balanced=is_balanced),
@@ -103,12 +104,18 @@ def _described(
     groups = {
         parameter.data_ptr(): group for group in setup.param_groups for parameter in group["params"]
     }
+    later = {
+        parameter.data_ptr(): waiting.epoch
+        for waiting in setup.waiting
+        for _, parameter in waiting.parameters
+    }
     found: dict[str, dict[str, Any]] = {}
     for name, weight in weights.items():
         group: dict[str, Any] = groups.get(weight.data_ptr(), {"lr": 0.0})
         found[name] = {
             "shape": list(weight.shape),
             "trained": weight.data_ptr() in groups,
+            "from_epoch": later.get(weight.data_ptr(), 1),
             "lr_scale": group.get("initial_lr", group["lr"]) / setup.lr,
             "weight_decay": group.get("weight_decay", 0.0),
         }

@@ -8,7 +8,7 @@ from ptkit.core.training.tasks import metrics as compute
 from ptkit.core.wording import short_paths
 from ptkit.looking.evaluation import most_confused
 from ptkit.looking.reporting.data_uris import thumbnails
-from ptkit.looking.reporting.examples import Example, chosen, examples_of
+from ptkit.looking.reporting.examples import NUM_WORST, Example, chosen, examples_of
 from ptkit.looking.reporting.gather import Missing, Reported
 from ptkit.looking.reporting.markup import Html, isolated, joined, tag
 from ptkit.looking.reporting.matrix import matrix_table, pair_list
@@ -16,7 +16,7 @@ from ptkit.plots.style import percent
 
 # More classes make a table that nobody reads.
 MAX_CLASSES = 40
-_NUM_PAIRS, _NUM_WORST = 10, 24
+_NUM_PAIRS = 10
 # Of all thumbnails, in characters of their data URIs.
 _BUDGET = 1_500_000
 _NO_CLASSES = Missing("the labels are not one class an image")
@@ -58,7 +58,7 @@ def images_section(report: Reported) -> Html | Missing:
     uris = thumbnails(paths, budget=_BUDGET)
     names = short_paths([each.path for each in examples])
     figures = [
-        _figure(each, name, uri, is_shown=rank < _NUM_WORST and not each.is_right)
+        _figure(each, name, uri, is_shown=rank < NUM_WORST and not each.is_right)
         for rank, (each, name, uri) in enumerate(zip(examples, names, uris, strict=True))
     ]
     words = "Furthest off" if found.kind == REGRESSION else "Worst mistakes"
@@ -77,11 +77,12 @@ def classes_section(report: Reported) -> Html | Missing:
         return found
     if found.kind == REGRESSION:
         return Missing("the labels are numbers")
-    head = [tag("th", name, scope="col") for name in ("class", *_rates(found), "images")]
+    rates, support = _rates(found), _support(found)
+    head = [tag("th", name, scope="col") for name in ("class", *rates, "images")]
     rows = []
     for k, name in enumerate(found.names):
-        cells = [tag("td", _percent(values[k])) for values in _rates(found).values()]
-        count = tag("td", f"{_support(found)[k]:,}")
+        cells = [tag("td", _percent(values[k])) for values in rates.values()]
+        count = tag("td", f"{support[k]:,}")
         rows.append(tag("tr", tag("th", isolated(name), scope="row"), *cells, count))
     table = tag(
         "table", tag("thead", tag("tr", *head)), tag("tbody", *rows), class_="plain sortable"

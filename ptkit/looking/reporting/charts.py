@@ -1,7 +1,7 @@
 """Curves over the epochs as SVG that takes its colours from the page."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ptkit.looking.reporting.markup import Html, joined, tag
@@ -53,11 +53,15 @@ class _Axis:
     def _log_ticks(self) -> list[float]:
         powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
         within = [
-            [f * 10.0**p for p in powers for f in factors if self.low <= f * 10.0**p <= self.high]
+            [tick for p in powers for f in factors if self._has(tick := f * 10.0**p)]
             for factors in ((1, 2, 5), (1,))
         ]
         ticks = within[len(within[0]) > 2 * _NUM_TICKS]
         return ticks[:: len(ticks) // (2 * _NUM_TICKS) + 1]
+
+    def _has(self, value: float) -> bool:
+        """Say whether a value is on the axis; metrics.csv has six digits of its ends."""
+        return self.low * (1 - 1e-6) <= value <= self.high * (1 + 1e-6)
 
 
 def lines_of(rows: Sequence[Row], columns: Mapping[str, tuple[str, str]]) -> list[Line]:
@@ -78,13 +82,15 @@ def chart(
     *,
     baseline: tuple[str, float] | None = None,
     best_epoch: float | None = None,
+    words: Callable[[float], str] = number,
 ) -> Html:
     """Return a figure of lines over the epochs.
 
-    baseline: a name and a value that a dashed line marks. best_epoch: one that is marked.
+    baseline: a name and a value that a dashed line marks. best_epoch: one that is marked. words:
+    for the numbers of the axis.
     """
     x, y = _axes(lines, baseline)
-    marks = [_grid(x, y)]
+    marks = [_grid(x, y, words)]
     if best_epoch is not None:
         at = _text(x.place(best_epoch))
         marks.append(tag("line", x1=at, x2=at, y1=_TOP, y2=_HEIGHT - _BOTTOM, class_="best"))
@@ -96,7 +102,7 @@ def chart(
     drawing = tag("svg", *marks, viewBox=view, role="img", aria_label=_described(title, lines))
     keys = [tag("span", line.name, class_=f"key {line.style}") for line in lines]
     if baseline is not None:
-        keys.append(tag("span", f"{baseline[0]}, {number(baseline[1])}", class_="key baseline"))
+        keys.append(tag("span", f"{baseline[0]}, {words(baseline[1])}", class_="key baseline"))
     if best_epoch is not None:
         keys.append(tag("span", f"best epoch, {best_epoch:g}", class_="key best"))
     caption = tag("figcaption", tag("strong", title), tag("span", *keys, class_="keys"))
@@ -116,12 +122,12 @@ def _axes(lines: Sequence[Line], baseline: tuple[str, float] | None) -> tuple[_A
     return x, _Axis(low - margin, high + margin, _HEIGHT - _BOTTOM, _TOP, is_log)
 
 
-def _grid(x: _Axis, y: _Axis) -> Html:
+def _grid(x: _Axis, y: _Axis, words: Callable[[float], str]) -> Html:
     marks = []
     for value in y.ticks():
         at = y.place(value)
         marks.append(tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=_text(at), y2=_text(at)))
-        marks.append(tag("text", number(value), x=_LEFT - 6, y=_text(at + 4), text_anchor="end"))
+        marks.append(tag("text", words(value), x=_LEFT - 6, y=_text(at + 4), text_anchor="end"))
     for epoch in (tick for tick in x.ticks() if tick == round(tick)):
         at, below = x.place(epoch), _HEIGHT - _BOTTOM + 16
         marks.append(tag("text", f"{epoch:.0f}", x=_text(at), y=below, text_anchor="middle"))

@@ -1,7 +1,7 @@
 """The images of a run's validation list with its answers, the worst first."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +9,8 @@ import numpy as np
 from ptkit.core.comparing.runs import Predictions
 from ptkit.core.data.labels import REGRESSION, SINGLE
 
-# Of a page, and of one cell of the matrix.
-MAX_EXAMPLES, MAX_OF_CELL = 600, 24
+# Of a page, of one cell of the matrix, and shown at first.
+MAX_EXAMPLES, MAX_OF_CELL, NUM_WORST = 600, 24, 24
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,19 @@ def examples_of(found: Predictions) -> list[Example]:
     return sorted(examples, key=lambda each: (bool(each.is_right), -each.badness))
 
 
-def chosen(examples: Iterable[Example]) -> list[Example]:
-    """Return examples for a page, in their order: at most MAX_OF_CELL of each cell."""
+def chosen(examples: Sequence[Example]) -> list[Example]:
+    """Return examples for a page, in their order: the first NUM_WORST, and at most MAX_OF_CELL of
+    each cell. Where these are too many, all cells have about as many.
+    """
     counts: Counter[tuple[int, int] | None] = Counter()
-    kept: list[Example] = []
-    for each in examples:
+    ranks = []
+    for place, each in enumerate(examples):
+        # In its cell; what is shown at first comes before all.
+        ranks.append(-1 if place < NUM_WORST else counts[each.cell])
         counts[each.cell] += 1
-        if each.cell is None or counts[each.cell] <= MAX_OF_CELL:
-            kept.append(each)
-        if len(kept) == MAX_EXAMPLES:
-            break
-    return kept
+    places = [place for place, rank in enumerate(ranks) if rank < MAX_OF_CELL]
+    kept = sorted(places, key=lambda place: (ranks[place], place))[:MAX_EXAMPLES]
+    return [examples[place] for place in sorted(kept)]
 
 
 def in_order_of(found: Predictions, class_names: Sequence[str]) -> Predictions:

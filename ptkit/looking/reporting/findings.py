@@ -1,9 +1,10 @@
 """What `diagnose` and `check` found, as parts of a page."""
 
+import shlex
 from collections.abc import Sequence
 
-from ptkit.core.diagnosis.findings import FAIL, INFO, NOT_APPLICABLE, OK, WARN, Finding
-from ptkit.core.diagnosis.rules import open_findings
+from ptkit.core.diagnosis.findings import FAIL, NOT_APPLICABLE, OK, WARN, Finding
+from ptkit.core.diagnosis.rules import open_findings, other_findings
 from ptkit.core.wording import first_of
 from ptkit.looking.checking import HEADINGS, CheckUp
 from ptkit.looking.reporting.data_uris import thumbnails
@@ -22,7 +23,7 @@ def verdicts_section(report: Reported) -> Html | Missing:
     spoken = open_findings(list(report.findings))
     items = [_verdict(finding, report) for finding in spoken]
     if not any(finding.verdict in (FAIL, WARN) for finding in spoken):
-        items.insert(0, tag("p", "No rule found a fault."))
+        items.insert(0, tag("p", _without_fault(report.findings)))
     return joined([*items, _others(report.findings)])
 
 
@@ -46,6 +47,14 @@ def check_section(report: Reported) -> Html | Missing:
     return joined([*parts, tag("p", last, class_="note")])
 
 
+def _without_fault(findings: Sequence[Finding]) -> str:
+    """Return what can be said where no rule found a fault: that of those that could look."""
+    num_unknown = sum(finding.verdict == NOT_APPLICABLE for finding in findings)
+    if 2 * num_unknown < len(findings):
+        return "No rule found a fault."
+    return f"No rule found a fault; {num_unknown} of {len(findings)} could not look."
+
+
 def _verdict(finding: Finding, report: Reported) -> Html:
     found = finding.judgement
     lines = [_heading(finding.verdict, finding.rule, found.text)]
@@ -63,7 +72,10 @@ def without_lists(text: str, report: Reported) -> str:
     if report.with_images:
         return text
     data = report.settings.data
-    return text.replace(data.train, "TRAIN_LIST").replace(data.valid, "VALID_LIST")
+    for path, word in ((data.train, "TRAIN_LIST"), (data.valid, "VALID_LIST")):
+        # A command has it quoted.
+        text = text.replace(shlex.quote(path), word).replace(path, word)
+    return text
 
 
 def _heading(verdict: str, rule: str, text: str) -> Html:
@@ -73,13 +85,13 @@ def _heading(verdict: str, rule: str, text: str) -> Html:
 
 def _others(findings: Sequence[Finding]) -> Html:
     """Return which rules found nothing, which follow from others, and which could not look."""
-    fine = [finding.rule for finding in findings if finding.verdict == OK]
-    lines = [tag("li", f"{OK}: {', '.join(fine)}")] if fine else []
-    for finding in findings:
-        if finding.verdict == NOT_APPLICABLE:
-            lines.append(tag("li", f"{finding.rule}: {NOT_APPLICABLE}, {finding.judgement.text}"))
-        elif finding.muted_by is not None and finding.verdict in (FAIL, WARN, INFO):
-            lines.append(tag("li", f"{finding.rule}: follows from {finding.muted_by}"))
+    others = other_findings(findings)
+    lines = [tag("li", f"{OK}: {', '.join(others.fine)}")] if others.fine else []
+    lines += [tag("li", f"{each.rule}: follows from {each.muted_by}") for each in others.muted]
+    lines += [
+        tag("li", f"{', '.join(rules)}: {NOT_APPLICABLE}, {reason}")
+        for reason, rules in others.unknown.items()
+    ]
     summary = tag("summary", "The other rules")
     return tag("details", summary, tag("ul", *lines)) if lines else Html()
 

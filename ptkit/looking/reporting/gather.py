@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from ptkit.core.comparing.runs import FoundRun, Predictions, read_run
-from ptkit.core.config.settings import Settings
+from ptkit.core.config.settings import DataSettings, Settings
 from ptkit.core.counting import Counting
 from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.lists import ImageList, read_list
+from ptkit.core.device import choose_device
 from ptkit.core.diagnosis.findings import Finding
-from ptkit.core.diagnosis.recorded import Outputs
 from ptkit.core.errors import PtkitError
+from ptkit.core.run_files import Outputs
 from ptkit.core.training.setup_lists import lists_of_run
 from ptkit.core.wording import reason_of
 from ptkit.looking.checking import CheckUp, check_up
@@ -69,22 +70,24 @@ def gather_run(
     that the images are in now. counting: for a progress bar.
 
     Raises:
-        UsageError: settings that cannot be read. DataError: a table that cannot be read.
+        UsageError: settings that cannot be read, or a device that is not there.
+        DataError, StorageError: a table that cannot be read.
     """
     run = read_run(folder)
-    if root is not None:
-        data = replace(run.settings.data, root=str(root))
-        run = replace(run, settings=replace(run.settings, data=data))
+    # What is missing is said on the page; a device that is not there is not.
+    choose_device(device)
+    # The settings on the page are the run's own.
+    data = run.settings.data if root is None else replace(run.settings.data, root=str(root))
     outputs: Outputs | None = None
     findings: Sequence[Finding] | Missing
     try:
-        recorded, findings = diagnose(folder, device=device, workers=workers)
+        recorded, findings = diagnose(folder, root=root, device=device, workers=workers)
         outputs = recorded.outputs
     except PtkitError as error:
         findings = Missing(reason_of(error))
-    listed = _listed(run.settings)
+    listed = _listed(data)
     predictions = _predictions(run, listed, outputs)
-    checked = _checked(run, check, workers=workers, counting=counting)
+    checked = _checked(run.name, data, check, workers=workers, counting=counting)
     if isinstance(checked, Missing) and not with_images:
         # A reason may name an image.
         checked = Missing("its lists were not checked")
@@ -101,40 +104,40 @@ def _predictions(
         return in_order_of(run.predictions, names)
     if isinstance(listed, Missing) or outputs is None or listed.label_kind != SINGLE:
         return Missing("the run has not reached its end")
-    if not np.array_equal(listed.labels, outputs.labels):
+    rows = np.arange(len(listed)) if outputs.rows is None else outputs.rows
+    is_inside = rows.max(initial=-1) < len(listed)
+    if not is_inside or not np.array_equal(listed.labels[rows], outputs.labels):
         return Missing("the run has not reached its end, and its validation list was changed")
-    answers, rows = outputs.answers, np.arange(len(listed))
+    answers, every = outputs.answers, np.arange(len(rows))
     probabilities = np.stack(
-        [outputs.probabilities[rows, k] for k in (answers, outputs.labels)], axis=1
+        [outputs.probabilities[every, k] for k in (answers, outputs.labels)], axis=1
     )
     paths = tuple(listed.listed_path(int(row)) for row in rows)
     return Predictions(SINGLE, paths, listed.class_names, outputs.labels, answers, probabilities)
 
 
 def _checked(
-    run: FoundRun, is_asked: bool | None, *, workers: int, counting: Counting
+    name: str, data: DataSettings, is_asked: bool | None, *, workers: int, counting: Counting
 ) -> CheckUp | Missing:
     if is_asked is False:
         return Missing("left out, as --no-check asks")
-    data = run.settings.data
-    root, classes = _root(run.settings), _classes(run.settings)
+    root, classes = _root(data), _classes(data)
     files = [Path(data.train), Path(data.valid)]
     try:
         count = sum(len(read_list(file, classes=classes, root=root)) for file in files)
         if is_asked is None and count > MAX_CHECKED:
-            command = f"ptkit report {shlex.quote(run.name)} --check"
+            command = f"ptkit report {shlex.quote(name)} --check"
             return Missing(f"{count:,} images take their time: `{command}` looks at them")
         return check_up(files, root=root, classes=classes, workers=workers, counting=counting)
     except PtkitError as error:
         return Missing(reason_of(error))
 
 
-def _listed(settings: Settings) -> ImageList | Missing:
-    data = settings.data
+def _listed(data: DataSettings) -> ImageList | Missing:
     try:
         if Path(data.train).is_file():
             return lists_of_run(data)[1]
-        return read_list(Path(data.valid), classes=_classes(settings), root=_root(settings))
+        return read_list(Path(data.valid), classes=_classes(data), root=_root(data))
     except PtkitError as error:
         return Missing(reason_of(error))
 
@@ -145,9 +148,9 @@ def _places(listed: ImageList | Missing) -> Mapping[str, str] | Missing:
     return {listed.listed_path(row): listed.image_path(row) for row in range(len(listed))}
 
 
-def _classes(settings: Settings) -> Path | None:
-    return Path(settings.data.classes) if settings.data.classes else None
+def _classes(data: DataSettings) -> Path | None:
+    return Path(data.classes) if data.classes else None
 
 
-def _root(settings: Settings) -> Path | None:
-    return Path(settings.data.root) if settings.data.root else None
+def _root(data: DataSettings) -> Path | None:
+    return Path(data.root) if data.root else None

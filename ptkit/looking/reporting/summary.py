@@ -5,15 +5,17 @@ from dataclasses import fields
 
 import numpy as np
 
-from ptkit.core.comparing.differences import metric_text
+from ptkit.core.comparing.differences import is_share, metric_text
 from ptkit.core.comparing.runs import Predictions, value_text
 from ptkit.core.config.settings import DataSettings
 from ptkit.core.data.labels import REGRESSION, SINGLE
 from ptkit.core.training.tasks.metrics import majority_of
 from ptkit.core.wording import counted, duration
+from ptkit.looking.diagnosis import continuation
 from ptkit.looking.reporting.charts import as_row, chart, lines_of
 from ptkit.looking.reporting.gather import Missing, Reported
 from ptkit.looking.reporting.markup import Html, joined, tag
+from ptkit.plots.style import number, percent
 
 # Settings that are paths of the data.
 DATA_PATHS = {f"data.{each.name}" for each in fields(DataSettings) if each.metadata["is_path"]}
@@ -47,7 +49,7 @@ def curves_section(report: Reported) -> Html | Missing:
         baseline = ("always the same class", majority_of(found.truth, found.names).share)
     columns = {
         "Loss": {"train_loss": ("training", "train"), "valid_loss": ("validation", "valid")},
-        metric: {
+        metric.capitalize(): {
             f"train_{metric}": ("training", "train"), f"valid_{metric}": ("validation", "valid")
         },
         "Learning rate": {"lr": ("first group", "train")},
@@ -55,9 +57,11 @@ def curves_section(report: Reported) -> Html | Missing:
     charts = []
     for title, named in columns.items():
         if lines := lines_of(run.rows, named):
-            marked = baseline if title == metric else None
+            is_metric = title == metric.capitalize()
+            marked = baseline if is_metric else None
+            words = percent if is_metric and is_share(metric) else number
             best = None if title == "Learning rate" else run.best["epoch"]
-            charts.append(chart(title, lines, baseline=marked, best_epoch=best))
+            charts.append(chart(title, lines, baseline=marked, best_epoch=best, words=words))
     return as_row(charts) if charts else Missing("no number of its epochs is finite")
 
 
@@ -74,16 +78,21 @@ def settings_section(report: Reported) -> Html | Missing:
 
 
 def repeat_section(report: Reported) -> Html | Missing:
-    """Return the command that repeats the run."""
+    """Return the command that repeats the run, and the one that continues it to its end."""
     file = shlex.quote(str(report.run.folder / "config.toml"))
-    return tag("p", tag("code", f"ptkit train --config {file}"))
+    again = tag("p", tag("code", f"ptkit train --config {file}"))
+    command = continuation(report.run.folder)
+    if command is None:
+        return again
+    return joined([tag("p", "to continue it: ", tag("code", command)), again])
 
 
 def _sentences(report: Reported) -> list[str]:
     run, settings = report.run, report.settings
     epochs = f"{counted(len(run.rows), 'epoch')} of {settings.train.epochs}"
     seconds = duration(sum(row.get("seconds", 0.0) for row in run.rows))
-    texts = [f"{epochs} in {seconds}; the best was epoch {run.best['epoch']:.0f}."]
+    best = f"the best was epoch {run.best['epoch']:.0f}"
+    texts = [f"{epochs} in {seconds} (without start and pictures); {best}."]
     if run.predictions is None:
         texts.insert(0, "The run has not reached its end: these are the numbers of its best epoch.")
     else:

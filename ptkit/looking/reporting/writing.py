@@ -29,17 +29,18 @@ def write_report(
     out: Path | None = None,
     with_images: bool = True,
     check: bool | None = None,
+    root: Path | None = None,
     **how: Any,
 ) -> Written:
     """Write the page of a run folder, or the table of a folder of runs, to report.html in it, or to
     the file `out`.
 
-    with_images: False leaves pictures and paths of the data out. check, how: of the page of a run,
-    see `gather_run`.
+    with_images: False leaves pictures and paths of the data out. check, root, how: of the page of
+    a run, see `gather_run`.
 
     Raises:
         DataError: not a folder with runs, or a file of a run that cannot be read.
-        UsageError: a file of that name is not such a page, or `check` with a folder of runs.
+        UsageError: a file of that name is not such a page; `check` or `root` with a folder of runs.
         StorageError: the disk refused.
     """
     if not place.is_dir():
@@ -49,11 +50,11 @@ def write_report(
         )
     file = _target(place, out)
     if (place / "config.toml").is_file():
-        report = gather_run(place, with_images=with_images, check=check, **how)
+        report = gather_run(place, with_images=with_images, check=check, root=root, **how)
         text, left_out = run_page(report)
         count = 1
-    elif check is not None:
-        flag = "--check" if check else "--no-check"
+    elif check is not None or root is not None:
+        flag = "--root" if check is None else "--check" if check else "--no-check"
         raise UsageError(f"{flag} is for the page of one run, and {place} is a folder of runs")
     else:
         runs = gather_runs(place)

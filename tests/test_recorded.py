@@ -1,0 +1,191 @@
+"""What `ptkit diagnose` reads of a run, and the commands that it advises."""
+
+import json
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_diagnosis import FAULTS, every_epoch, of_weight
+from tiny_records import NAMES, make_run, outputs
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from ptkit.commands.app import app
+from ptkit.core.config.layers import gather, with_assignments
+from ptkit.core.diagnosis.recorded import Evidence, read_records
+from ptkit.core.diagnosis.rules import findings
+
+COMMANDS = get_command(app).commands
+OWN = """[model]
+init = ["Linear=zeros_"]
+[optimizer]
+call = "SGD(momentum=0.9)"
+lr = 0.1
+groups = ["conv2: weight_decay=0"]
+"""
+# A run and lists whose names a shell would take apart.
+LISTS = '[data]\ntrain = "my train.txt"\nvalid = "it\'s.txt"\n'
+
+
+def judged(folder, rule):
+    """Return the judgement of a rule."""
+    return {found.rule: found.judgement for found in findings(read_records(folder))}[rule]
+
+
+def parsed(command):
+    """Return the values that the command line makes of a command."""
+    program, name, *words = shlex.split(command)
+    assert program == "ptkit"
+    return name, COMMANDS[name].make_context(name, words).params
+
+
+def settings_of(command):
+    """Return the settings that `ptkit train` would have."""
+    name, values = parsed(command)
+    assert name == "train"
+    values = {key: value for key, value in values.items() if value not in (None, (), [])}
+    values = {key: value for key, value in values.items() if value is not False}
+    config, asks = Path(values.pop("config")), values.pop("preflight", None)
+    flags = with_assignments(values.pop("assignments", ()), values)
+    return gather(flags, config=config), asks
+
+
+@pytest.mark.parametrize(("rule", "change"), FAULTS)
+def test_what_is_advised_is_a_command_that_changes_the_run_and_keeps_its_lines(
+    tmp_path, rule, change
+):
+    folder = make_run(tmp_path / "my run", change, config=LISTS + OWN)
+    command = judged(folder, rule.partition(" ")[2]).command
+    own = read_records(folder).settings
+    if command.startswith("ptkit train"):
+        settings, asks = settings_of(command)
+        assert asks or settings != own
+        assert settings.model.init[: len(own.model.init)] == own.model.init
+        assert settings.optimizer.groups[: len(own.optimizer.groups)] == own.optimizer.groups
+        assert settings.data.train == own.data.train
+    elif command.startswith("ptkit"):
+        name, values = parsed(command)
+        assert (name, str(values["list_file"])) == ("normstats", own.data.train)
+    else:
+        # What no command can mend.
+        assert command.startswith(("take the softmax", "keep bn2"))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"values": 5}, ["calibrate", "{run}", "{run}/it's.txt", "--only", "temperature"]),
+        ({"evidence": Evidence(0.6, 500)}, ["check", "{run}/my train.txt", "{run}/it's.txt"]),
+    ],
+)
+def test_commands_on_lists_name_them_as_a_shell_wants_them(tmp_path, change, words):
+    values, _ = outputs()
+    values = values * change.get("values", 1)
+    folder = make_run(tmp_path / "my run", values=values, config=LISTS)
+    run = replace(read_records(folder), evidence=change.get("evidence", Evidence()))
+    (command,) = [f.judgement.command for f in findings(run) if f.verdict == "WARN"]
+    assert shlex.split(command) == ["ptkit", *(word.format(run=folder) for word in words)]
+    parsed(command)
+
+
+def test_a_layer_gets_the_rate_at_which_it_moves_like_the_others(tmp_path):
+    def slow(first, epochs):
+        of_weight(NAMES[2], "update", 2e-5)(first, epochs)
+        first["weights"][NAMES[2]]["lr_scale"] = 0.001
+
+    group = '[optimizer]\ncall = "SGD()"\nlr = 0.1\ngroups = ["conv3: lr=0.001x"]\n'
+    by_group = judged(make_run(tmp_path / "a", slow, config=group), "layer imbalance")
+    # Of five layers one moves a thousandth as far: of the mean 0.001 ** 0.8.
+    factor = float(f"{0.001 / 0.001**0.8:.2g}")
+    assert settings_of(by_group.command)[0].optimizer.groups[-1] == f"conv3.weight: lr={factor}x"
+    at_one_rate = judged(
+        make_run(tmp_path / "b", of_weight(NAMES[2], "update", 2e-5)), "layer imbalance"
+    )
+    assert settings_of(at_one_rate.command)[0].optimizer.groups == ("conv3.weight: lr=250x",)
+
+
+def test_layers_that_wait_for_their_epoch_are_no_fault(tmp_path):
+    def waiting(epoch):
+        def change(first, epochs):
+            for name in NAMES[:2]:
+                first["weights"][name]["from_epoch"] = epoch
+                for each in epochs[: epoch - 1]:
+                    for what in ("gradient", "update"):
+                        each["weights"][name][what] = [0.0] * len(each["sampled"])
+
+        return change
+
+    for epoch in (4, 9):
+        run = read_records(make_run(tmp_path / str(epoch), waiting(epoch)))
+        assert [f.rule for f in findings(run) if f.verdict in ("FAIL", "WARN")] == []
+
+
+@pytest.mark.parametrize(
+    ("evidence", "verdict"),
+    [
+        (Evidence(0.9, 500, 5, 200), "FAIL"),
+        (Evidence(0.9, 500, 2, 200), "ok"),
+        (Evidence(0.6, 500), "WARN"),
+        (Evidence(0.87, 500), "ok"),
+        (Evidence(why_none="cannot read a.png: it is cut short"), "n/a"),
+    ],
+)
+def test_answers_are_too_good_where_images_were_trained_on_or_training_ones_are_worse(
+    tmp_path, evidence, verdict
+):
+    run = replace(read_records(make_run(tmp_path / "run")), evidence=evidence)
+    (found,) = [f for f in findings(run) if f.rule == "too good"]
+    assert found.verdict == verdict
+    assert found.judgement.text.startswith(evidence.why_none)
+
+
+def test_a_run_names_its_classes_itself(tmp_path):
+    def named(first, epochs):
+        first["class_names"] = ["a b", "\ufeffc"]
+
+    assert read_records(make_run(tmp_path / "a", named)).class_names == ("a b", "\ufeffc")
+    # Of an earlier version.
+    assert read_records(make_run(tmp_path / "b")).class_names == ("0", "1")
+
+
+def test_the_epoch_of_the_best_accuracy_is_told_where_rows_are_lost(tmp_path):
+    columns = {"epoch": [3, 4, 5, 6, 7], "valid_accuracy": [0.9, 0.95, 0.8, 0.75, 0.7]}
+    found = judged(make_run(tmp_path / "run", metrics=columns), "overfitting that costs")
+    assert found.text == "accuracy fell from 95.0% (epoch 4) to 70.0%"
+
+
+def test_a_loss_of_0_from_the_start_has_nothing_to_gain(tmp_path):
+    far = every_epoch(loss=[0.0] * 30)
+    assert judged(make_run(tmp_path / "run", far), "lr too high").verdict == "ok"
+
+
+def test_images_that_wait_although_they_are_kept_have_other_advice(tmp_path):
+    config = '[data]\ncache = "disk"\nworkers = 1\n'
+    folder = make_run(tmp_path / "run", every_epoch(wait_s=[0.02] * 30), config=config)
+    assert settings_of(judged(folder, "data-bound").command)[0].data.workers == 0
+
+
+def test_a_collapse_of_a_run_that_still_learns_is_given_more_epochs(tmp_path):
+    values = np.tile(np.array([[2.0, -2.0]], np.float32), (200, 1))
+    losses = {"still": [0.6, 0.5, 0.4, 0.3, 0.2], "done": [0.3, 0.2, 0.2, 0.2, 0.2]}
+    for name, train in losses.items():
+        metrics = {"train_loss": train, "valid_accuracy": [0.8] * 5}
+        folder = make_run(
+            tmp_path / name, values=values, config="[train]\nepochs = 5\n", metrics=metrics
+        )
+        command = judged(folder, "collapse").command
+        assert ("--epochs 10" in command) == (name == "still")
+
+
+def test_a_run_that_ended_early_names_what_continues_it(tmp_path):
+    folder = make_run(tmp_path / "my run")
+    (folder / ".running").touch()
+    result = CliRunner().invoke(app, ["diagnose", str(folder)])
+    command = f"ptkit train --resume '{folder}'"
+    assert f"the run has not reached its end: `{command}` continues it" in result.stdout
+    found = json.loads(CliRunner().invoke(app, ["diagnose", str(folder), "--json"]).stdout)
+    assert found["continue"] == command
+    (folder / ".running").unlink()
+    assert "continues it" not in CliRunner().invoke(app, ["diagnose", str(folder)]).stdout

@@ -181,3 +181,31 @@ def test_a_disk_that_fails_says_nothing_about_an_image(folder, monkeypatch):
 
     monkeypatch.setattr(os, "open", failing)
     assert "images/3.png after three tries" in run("--workers", "1", exit_code=74).stderr
+
+
+def test_classes_of_lists_that_name_them_are_told_apart_by_name(folder):
+    (folder / "classes.txt").unlink()
+    names = ("cat", "dog", "owl")
+    for part, numbers, first in (("train", range(12), 0), ("valid", range(12, 18), 1)):
+        lines = [f"images/{k}.png {names[first + k % 2]}\n" for k in numbers]
+        (folder / f"{part}.txt").write_text("".join(lines))
+    # Three of six are owls, which training has not, and none is a cat.
+    owls = [[f"images/{k}.png"] for k in (13, 15, 17)]
+    assert findings()["unseen-label"] == ("FAIL", owls)
+    run("--out", "found")
+    rows = list(csv.DictReader((folder / "found/findings.csv").read_text().splitlines()))
+    assert {row["class"] for row in rows if row["rule"] == "unseen-label"} == {"owl"}
+    # The same bytes under two names, of which each list has one as its first.
+    (folder / "images/12.png").write_bytes((folder / "images/0.png").read_bytes())
+    assert findings()["label-conflict"] == ("FAIL", [["images/0.png", "images/12.png"]])
+
+
+def test_a_list_elsewhere_has_the_class_names_of_the_training_list(folder):
+    (folder / "elsewhere").mkdir()
+    lines = [f"{folder}/images/{k}.png {k % 2}\n" for k in range(12, 18)]
+    (folder / "elsewhere/valid.txt").write_text("".join(lines))
+    assert findings("train.txt", "elsewhere/valid.txt") == {}
+
+
+def test_flags_that_a_review_has_no_use_for_are_refused(folder):
+    assert "--strict is for findings" in run("--run", "runs/1", "--strict", exit_code=2).stderr

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from ptkit.commands.app import app
 from ptkit.core.comparing.differences import metric_text
 from ptkit.core.comparing.runs import read_run, run_folders
-from ptkit.core.training.tasks.metrics import interval
+from ptkit.core.shares import interval
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
@@ -268,3 +268,37 @@ def test_series_in_folders_of_their_own_are_found_below_one_folder(here):
             write_run(here / f"sweep/{setting}/1/seed-{seed}", seed=seed)
     names = [str(folder.relative_to(here)) for folder in run_folders(here / "sweep")]
     assert names == [f"sweep/{name}/1/seed-{seed}" for name in "ab" for seed in (2, 10)]
+
+
+def test_runs_that_have_not_reached_their_end_are_not_pooled(here):
+    for seed in range(3):
+        write_run(here / f"a/seed-{seed}", wrong=[seed], seed=seed, is_done=seed < 2)
+    found = as_json("a", "--by", "setting")
+    assert [each["runs"] for each in found["settings"]] == [["a/seed-0", "a/seed-1"]]
+    assert found["left_out"] == [
+        "a/seed-2 is left out: it has not reached its end; `ptkit train --resume a/seed-2`"
+        " continues it"
+    ]
+    for seed in range(2):
+        (here / f"a/seed-{seed}/valid_predictions.csv").unlink()
+    result = compare("a", "--by", "setting")
+    assert (result.exit_code, "no run has reached its end" in result.stderr) == (2, True)
+
+
+def test_an_unfinished_run_does_not_take_metrics_from_the_others(here):
+    write_run(here / "a")
+    write_run(here / "b", wrong=[1])
+    write_run(here / "c", is_done=False)
+    lines = compare("a", "b", "c").stdout.splitlines()
+    assert lines[0].split() == ["run", "accuracy", "macro_f1", "balanced_accuracy"]
+    assert lines[3].split()[-2:] == ["-", "-"]
+
+
+def test_settings_in_the_table_read_as_on_the_screen(here):
+    for name in ("a", "b"):
+        write_run(here / name)
+    with (here / "b/config.toml").open("a") as file:
+        file.write('[model]\ninit = ["fc=zeros_", "conv1=ones_"]\n')
+    assert "fc=zeros_, conv1=ones_" in compare("a", "b").stdout
+    with Path("ptkit-compare/settings.csv").open() as file:
+        assert list(csv.reader(file))[1] == ["model.init", "", "fc=zeros_, conv1=ones_"]

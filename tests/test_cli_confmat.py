@@ -19,7 +19,7 @@ from ptkit.commands.app import app
 from ptkit.core.data.lists import list_of
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
-from ptkit.core.training.tasks.metrics import interval
+from ptkit.core.shares import interval
 from ptkit.looking.confusion import draw_evaluation
 from ptkit.looking.evaluation import Evaluation
 from ptkit.plots.saving import PictureFolder

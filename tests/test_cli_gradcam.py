@@ -95,3 +95,18 @@ def test_errors_are_one_line_with_their_exit_code(paths, arguments, code, messag
     assert result.exit_code == code
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_an_image_that_cannot_be_read_is_left_out_where_that_is_asked_for(paths):
+    Path(paths[0]).write_bytes(b"")
+    told = gradcam("ckpt.pkl", "images")
+    assert told.exit_code == 3
+    assert told.stderr.endswith("the file is empty; --on-bad skip leaves such images out\n")
+    done = gradcam("ckpt.pkl", "images", "--on-bad", "skip", "--json")
+    assert (done.exit_code, "1 image left out:" in done.stderr) == (3, True)
+    rows = json.loads(done.stdout)["regions"]
+    assert [row["path"] for row in rows] == paths[1:]
+    for path in paths:
+        Path(path).write_bytes(b"")
+    done = gradcam("ckpt.pkl", "images", "--on-bad", "skip")
+    assert (done.exit_code, "no image can be read" in done.stderr) == (3, True)

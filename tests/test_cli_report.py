@@ -1,5 +1,7 @@
 import json
 import re
+from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from typer.testing import CliRunner
 
 from ptkit.commands.app import app
 from ptkit.looking.reporting import gather
+from ptkit.looking.reporting.examples import Example, chosen
 
 VOID = {"meta", "link", "img", "line", "polyline", "circle"}
 
@@ -108,10 +111,10 @@ def test_long_lists_are_checked_where_it_is_asked_for(here, monkeypatch):
     assert as_json(run, "--no-check")["left_out"]["The data"] == "left out, as --no-check asks"
 
 
-@pytest.mark.parametrize("flag", ["--check", "--no-check"])
+@pytest.mark.parametrize("flag", ["--check", "--no-check", "--root"])
 def test_a_table_of_runs_has_no_lists_to_check(here, flag):
     write_run(here)
-    result = report("runs", flag)
+    result = report("runs", flag, *([here] if flag == "--root" else []))
     assert result.exit_code == 2
     assert result.output == (
         f"ptkit: {flag} is for the page of one run, and runs is a folder of runs\n"
@@ -185,8 +188,13 @@ def test_a_run_that_was_killed_has_its_curves_and_says_what_is_missing(here):
     assert told["left_out"]["Confusion matrix"] == "the run has not reached its end"
     page = Page(run / "report.html")
     assert {"summary", "curves", "settings", "repeat"} <= set(sections(page))
+    (run / ".running").touch()
+    as_json(run)
+    words = " ".join(" ".join(Page(run / "report.html").text).split())
+    assert f"to continue it: ptkit train --resume {run}" in words
     (run / "metrics.csv").unlink()
-    assert as_json(run)["left_out"]["Curves"] == "no epoch was finished"
+    left_out = as_json(run)["left_out"]
+    assert left_out["Curves"] == left_out["Feature maps"] == "no epoch was finished"
 
 
 def test_a_run_that_was_killed_shows_the_answers_of_its_best_epoch(here):
@@ -218,8 +226,10 @@ def test_images_that_were_moved_are_found_by_root(here):
     for file in (here / "data").glob("*.png"):
         file.rename(here / "moved" / file.name)
     as_json(run, "--root", here / "moved")
-    figures = Page(run / "report.html").all("img")
-    assert sum(each["alt"].startswith("true: ") for each in figures) == 12
+    page = Page(run / "report.html")
+    assert sum(each["alt"].startswith("true: ") for each in page.all("img")) == 12
+    # The settings are still the run's own.
+    assert "data.root - " in " ".join(" ".join(page.text).split())
 
 
 @pytest.mark.parametrize(
@@ -320,3 +330,23 @@ def test_classes_without_an_answer_stay_in_the_matrix(here):
     as_json(run)
     heads = [each for each in Page(run / "report.html").all("th") if each.get("class") == "name"]
     assert len(heads) == 6
+
+
+def test_every_cell_has_images_where_wrong_answers_alone_would_fill_the_page(here):
+    cells = [(a, b) for a in range(10) for b in range(10)]
+    found = [Example(f"{a}{b}{k}.png", str(a), str(b), a == b, 1 - k / 100, None, (a, b))
+             for a, b in cells for k in range(20)]  # fmt: skip
+    found.sort(key=lambda each: (bool(each.is_right), -each.badness))
+    kept = chosen(found)
+    assert len(kept) == 600
+    counts = Counter(each.cell for each in kept)
+    assert set(counts) == set(cells)
+    assert max(counts.values()) - min(counts.values()) <= 1
+    assert kept == [each for each in found if each in kept]
+    # Without cells those that are shown at first are all.
+    assert len(chosen([replace(each, cell=None) for each in found])) == 24
+
+
+def test_a_device_that_is_not_there_is_an_error(here):
+    result = report(write_run(here), "--device", "cuda:77")
+    assert (result.exit_code, "cuda:77" in result.stderr) == (2, True)

@@ -11,7 +11,7 @@ from tiny_data import make_lists
 from typer.testing import CliRunner, Result
 
 from ptkit.commands.app import app
-from ptkit.core.training.tasks.metrics import interval, share_text
+from ptkit.core.shares import interval, share_text
 
 QUICK = ["--epochs", "1", "--batch-size", "16", "--set", "log.tensorboard=false",
          "--set", "log.pictures=false"]  # fmt: skip

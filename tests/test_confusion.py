@@ -36,7 +36,7 @@ def test_cells_hold_counts_and_margins_hold_recall_and_precision():
 def test_title_names_the_most_confused_pair_and_note_the_accuracy():
     found = " ".join(texts(confusion_figure(np.array([[7, 3], [1, 9]]), ["cat", "dog"])))
     assert "Which classes are confused? “cat” taken for “dog” most, 3 of 4 mistakes" in found
-    assert "Accuracy 80.0% ± 8.9% (standard error), 16 of 20 images." in found
+    assert "Accuracy 80.0% (58.4 to 91.9%), 16 of 20 images." in found
 
 
 def test_title_without_mistakes_says_so():

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from ptkit.core.shares import interval
 from ptkit.plots.curves import learning_curves, smoothed
 from ptkit.plots.saving import pixels
 
@@ -43,8 +44,8 @@ def panel(figure, label):
     return next(axes for axes in figure.axes if axes.get_ylabel() == label)
 
 
-def test_title_gives_the_best_epoch_with_its_standard_error():
-    assert "80.0% ± 4.0% at epoch 2 of 3" in texts(draw(rows_of([0.5, 0.8, 0.7])))
+def test_title_gives_the_best_epoch_with_its_interval():
+    assert "80.0% (71.1 to 86.7%) at epoch 2 of 3" in texts(draw(rows_of([0.5, 0.8, 0.7])))
 
 
 def test_ties_go_to_the_lower_loss_and_then_to_the_earlier_epoch():
@@ -62,10 +63,19 @@ def test_baselines_are_at_chance_and_at_the_majority_share():
     ]
 
 
-def test_band_is_one_standard_error_wide_on_both_sides():
+def test_the_band_is_the_interval_of_the_share():
     band = panel(draw(rows_of([0.5, 0.5, 0.5])), "accuracy").collections[0].get_paths()[0].vertices
-    assert band[:, 1].min() == pytest.approx(0.45)
-    assert band[:, 1].max() == pytest.approx(0.55)
+    assert (band[:, 1].min(), band[:, 1].max()) == pytest.approx(interval(50, 100))
+
+
+def test_a_label_is_where_the_curves_are_not():
+    low = [0.21, 0.22, 0.24, 0.9, 0.95, 0.97, 0.98, 0.98]
+    above_at_the_left, below = low[::-1], [0.1] * 8
+    places = []
+    for values in (low, above_at_the_left, below):
+        (text,) = panel(draw(rows_of(values, train_accuracy=values)), "accuracy").texts
+        places.append((text.get_ha(), text.get_va()))
+    assert places == [("right", "bottom"), ("left", "bottom"), ("right", "bottom")]
 
 
 def test_long_runs_have_a_thin_raw_and_a_thick_smoothed_line():
@@ -94,7 +104,7 @@ def test_blank_training_accuracy_leaves_only_the_validation_curve(blank):
 
 def test_one_epoch_is_a_picture():
     figure = draw(rows_of([0.4]))
-    assert "40.0% ± 4.9% at epoch 1 of 1" in texts(figure)
+    assert "40.0% (30.9 to 49.8%) at epoch 1 of 1" in texts(figure)
     assert pixels(figure).std() > 0
 
 

@@ -23,7 +23,8 @@ from ptkit.looking.subject import Subject, load_subject
 
 from example_run import CLASSES, write_images, write_run  # isort: skip
 from ptkit.core.data.labels import SINGLE
-from ptkit.core.training.tasks.metrics import Majority, interval
+from ptkit.core.shares import interval
+from ptkit.core.training.tasks.metrics import Majority
 from ptkit.core.training.tasks.task import Task
 
 SOFTMAX = Task(SINGLE, "softmax")

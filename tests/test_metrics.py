@@ -10,17 +10,16 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+from ptkit.core.shares import interval, share_text
 from ptkit.core.training.tasks.metrics import (
     Majority,
     areas_under_roc,
     class_metrics,
     confusion_matrix,
     counts_of_classes,
-    interval,
     majority_of,
     mean_of_known,
     per_class,
-    share_text,
 )
 
 LABELS, PREDICTED = [0, 0, 1, 1, 1, 3], [0, 1, 1, 1, 0, 3]

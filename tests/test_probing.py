@@ -22,6 +22,7 @@ from ptkit.commands.app import app
 from ptkit.core.data.loading import entries
 from ptkit.core.errors import CheckpointError, InterruptedRunError, StorageError, UsageError
 from ptkit.core.models.checkpoints import read_checkpoint
+from ptkit.core.shares import share_text
 from ptkit.core.training.observers import Unwatched
 from ptkit.core.training.probe import features as probe_features
 from ptkit.core.training.probe.features import Features
@@ -33,7 +34,6 @@ from ptkit.core.training.probe.linear_head import (
 )
 from ptkit.core.training.probe.neighbours import neighbours_vote
 from ptkit.core.training.probe.report import expected_of_twice, part_of, report_of
-from ptkit.core.training.tasks.metrics import share_text
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 QUIET = {"tensorboard": False, "pictures": False}

@@ -4,7 +4,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score, top_k_accuracy_score
 
 from ptkit.core.comparing.ranking import Ranking, paired_test, read_ranking
-from ptkit.core.training.tasks.metrics import interval
+from ptkit.core.shares import interval
 
 
 def drawn(num, num_classes, *, skill=1.0, seed=0, num_digits=1):

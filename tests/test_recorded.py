@@ -188,4 +188,13 @@ def test_a_run_that_ended_early_names_what_continues_it(tmp_path):
     found = json.loads(CliRunner().invoke(app, ["diagnose", str(folder), "--json"]).stdout)
     assert found["continue"] == command
     (folder / ".running").unlink()
-    assert "continues it" not in CliRunner().invoke(app, ["diagnose", str(folder)]).stdout
+    assert "its end" not in CliRunner().invoke(app, ["diagnose", str(folder)]).stdout
+
+
+def test_a_folder_of_runs_is_no_run_and_names_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_run(Path("runs/2"))
+    make_run(Path("runs/1"))
+    result = CliRunner().invoke(app, ["diagnose", "runs"])
+    assert result.exit_code == 3
+    assert "no config.toml; it holds runs, such as runs/1" in result.stderr

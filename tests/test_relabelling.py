@@ -1,5 +1,6 @@
 """Labels that were corrected, and the suspects that a run finds."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -81,17 +82,28 @@ def test_a_run_says_how_many_labels_it_changed_and_is_not_resumed_without_them(l
     assert (result.exit_code, "is not the list" in result.stderr) == (3, True)
 
 
-def test_a_wrong_label_is_among_the_first_suspects_and_applied_when_it_is_left_in_the_list(lists):
+def _train_on_noise(*, bad=()):
+    """Train runs/wrong on 40 images, dark or light, of which the first has a wrong label and some
+    cannot be read; return its path and its true label.
+    """
     rng, rows = np.random.default_rng(0), []
     for number in range(48):
         pixels = rng.integers(0, 90, (12, 12, 3)) + 150 * (number % 2)
         Image.fromarray(pixels.astype(np.uint8)).save(f"{number}.png")
         rows.append((f"{number}.png", number % 2))
+    for number in bad:
+        Path(f"{number}.png").write_bytes(b"")
     path, label = rows[0]
     write_list(Path("train.txt"), [(path, 1 - label), *rows[1:40]])
     write_list(Path("valid.txt"), rows[40:])
     flags = ["--name", "wrong", "--epochs", "4", "--batch-size", "8", *QUICK]
+    flags += ["--set", "data.on_bad=skip"] if bad else []
     assert RUN.invoke(app, ["train", *flags]).exit_code == 0
+    return path, label
+
+
+def test_a_wrong_label_is_among_the_first_suspects_and_applied_when_it_is_left_in_the_list(lists):
+    path, label = _train_on_noise()
     review = review_labels(Path("runs/wrong"))
     assert review.as_rows()[0][0] == path
     assert review.suggested[0] == label
@@ -120,3 +132,30 @@ def test_a_run_without_margins_or_with_another_list_is_refused(lists):
     Path("runs/a/margins.npz").unlink()
     with pytest.raises(DataError, match=r"has no margins\.npz"):
         review_labels(Path("runs/a"))
+
+
+def test_images_that_training_skipped_or_that_were_moved_do_not_keep_a_run_from_review(lists):
+    _train_on_noise(bad=(3, 41))
+    assert len(review_labels(Path("runs/wrong")).images) == 39
+    review = review_labels(Path("runs/wrong"))
+    assert review.as_rows()[0][0] == "0.png"
+    Path("moved").mkdir()
+    for file in Path().glob("*.png"):
+        file.rename(Path("moved") / file.name)
+    result = RUN.invoke(app, ["check", "--run", "runs/wrong", "--root", "moved", "--json"])
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["suspects"][0]["path"] == "0.png"
+    # Of an earlier version, which did not say which images it had.
+    arrays = dict(np.load("runs/wrong/margins.npz"))
+    assert arrays.pop("rows").tolist() == [0, 1, 2, *range(4, 40)]
+    np.savez("runs/wrong/margins.npz", **arrays)
+    with pytest.raises(DataError, match="an earlier version did not record which"):
+        review_labels(Path("runs/wrong"), root=Path("moved"))
+
+
+def test_corrected_labels_keep_the_statistics_of_the_images(lists):
+    assert RUN.invoke(app, ["normstats", "train.txt"]).exit_code == 0
+    path, label = first_lines("train.txt", 1)[0]
+    Path("relabel.txt").write_text(f"{path} {1 - int(label)}\n")
+    flags = ["--relabel", "relabel.txt", "--epochs", "1", *QUICK]
+    assert "normalised with normstats.json" in RUN.invoke(app, ["train", *flags]).stdout

@@ -8,7 +8,7 @@ import typer
 
 from ptkit.api import calibrating
 from ptkit.commands import options
-from ptkit.commands.output import Printer, end_without
+from ptkit.commands.output import Printer, end_without, naming_on_bad
 from ptkit.commands.pictures import report_pictures, say_missing_font
 from ptkit.core.errors import UsageError
 from ptkit.core.wording import counted, first_of
@@ -41,6 +41,7 @@ _Known = Annotated[
 
 @options.reads_images
 @options.writes_names
+@naming_on_bad()
 def calibrate(
     printer: Printer,
     ckpt: options.OwnCheckpoint,
@@ -131,7 +132,7 @@ def _lines(result: "CalibrateResult") -> list[str]:
         lines[0] += f"; {count:,} more that the model was trained on are left out"
     lines += [*_of_temperature(found), *_of_thresholds(found, result.precision)]
     if found.strange is not None:
-        from ptkit.core.training.tasks.metrics import share_text
+        from ptkit.core.shares import share_text
 
         share = share_text(found.strange, len(found.images))
         lines.append(
@@ -162,7 +163,7 @@ def _of_temperature(found: "Calibration") -> list[str]:
 
 
 def _of_thresholds(found: "Calibration", precision: float) -> list[str]:
-    from ptkit.core.training.tasks.metrics import share_text
+    from ptkit.core.shares import share_text
 
     if found.thresholds is None or found.answering is None:
         return []
@@ -188,7 +189,7 @@ def _of_thresholds(found: "Calibration", precision: float) -> list[str]:
 
 
 def _words(found: "Threshold") -> str:
-    from ptkit.core.training.tasks.metrics import share_text
+    from ptkit.core.shares import share_text
 
     share = share_text(found.num_right, found.num_answered)
     of = f"{share} of {counted(found.num_answered, 'answer')} right"

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from ptkit.api import evaluation
 from ptkit.commands import options
-from ptkit.commands.output import Printer, end_without
+from ptkit.commands.output import Printer, end_without, naming_on_bad
 from ptkit.commands.pictures import report_pictures, say_missing_font
 from ptkit.core.ranks import rank_of_environment
 from ptkit.core.wording import counted, table, trained_on_note
@@ -26,6 +26,7 @@ METRIC_NAMES = {
 @options.reads_images
 @options.writes_names
 @options.for_bare_weights
+@naming_on_bad()
 def confmat(
     printer: Printer,
     ckpt: options.CheckpointOrOnnx,
@@ -115,7 +116,7 @@ def _print_tables(printer: Printer, found: "Evaluation") -> None:
 
 def _scores(found: "Evaluation") -> tuple[str, str]:
     """Return the accuracy in words, and the other metrics."""
-    from ptkit.core.training.tasks.metrics import share_text
+    from ptkit.core.shares import share_text
 
     right, total = found.num_right, len(found.labels)
     accuracy = f"{share_text(right, total)}, {right:,} of {counted(total, 'image')}"
@@ -131,7 +132,7 @@ def _scores(found: "Evaluation") -> tuple[str, str]:
 
 def _answered(found: "Evaluation") -> str:
     """Return how many of the images `ptkit predict` answers, and how right it is then."""
-    from ptkit.core.training.tasks.metrics import share_text
+    from ptkit.core.shares import share_text
 
     right, answered = found.num_right_answered, found.num_answered
     share = f"; accuracy among them {share_text(right, answered)}" if answered else ""

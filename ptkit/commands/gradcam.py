@@ -7,14 +7,16 @@ from typing import Annotated, Any, Unpack
 import typer
 
 from ptkit.commands import options
-from ptkit.commands.output import Printer
+from ptkit.commands.output import Printer, end_without, naming_on_bad
 from ptkit.commands.pictures import report_pictures, say_missing_font
-from ptkit.core.wording import counted
+from ptkit.core.config.settings import ON_BAD
+from ptkit.core.wording import check_choice, counted
 
 
 @options.reads_images
 @options.writes_names
 @options.for_bare_weights
+@naming_on_bad()
 def gradcam(
     printer: Printer,
     ckpt: options.Checkpoint,
@@ -31,6 +33,7 @@ def gradcam(
     num_images: options.NumImages = 8,
     device: options.Device = "auto",
     workers: options.Workers = 0,
+    on_bad: options.OnBad = "stop",
     root: options.Root = None,
     out: options.Out = None,
     **answers: Unpack[options.BareWeights],
@@ -49,17 +52,17 @@ def gradcam(
     from ptkit.looking.pictures import picture_folder
     from ptkit.looking.subject import load_subject
 
+    check_choice("--on-bad", on_bad, ON_BAD)
     place = choose_device(device)
     subject = load_subject(ckpt, **answers)
-    names = class_names or []
-    classes = find_classes(subject, names)
+    classes = find_classes(subject, class_names or [])
     images = find_images(sources, subject.class_names, root=root)
-    for note in subject.weights.lines:
+    more = f"drawing {num_images} of {len(images):,} images; --num-images draws more"
+    for note in (*subject.weights.lines, *([more] if len(images) > num_images else [])):
         printer.say(note)
-    if len(images) > num_images:
-        printer.say(f"drawing {num_images} of {len(images):,} images; --num-images draws more")
+    bad: dict[int, str] | None = {} if on_bad == "skip" else None
     regions = find_regions(
-        subject, images, layers=layers, classes=classes, device=place, workers=workers
+        subject, images, layers=layers, classes=classes, device=place, workers=workers, bad=bad
     )
     with picture_folder("gradcam", run=subject.weights.run, out=out) as pictures:
         rows = draw_regions(
@@ -67,12 +70,13 @@ def gradcam(
             images,
             pictures,
             num_images=num_images,
-            classes=names,
+            classes=class_names or [],
             source=subject.weights.described,
         )
     printer.say("\n".join(_lines(rows)))
     say_missing_font(printer, subject.class_names)
     report_pictures(printer, pictures, regions=rows)
+    end_without([bad[index] for index in sorted(bad)] if bad else [])
 
 
 def _lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:

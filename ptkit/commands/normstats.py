@@ -10,7 +10,7 @@ import typer
 
 from ptkit.api import channel_statistics
 from ptkit.commands import options
-from ptkit.commands.output import Printer, end_without
+from ptkit.commands.output import Printer, end_without, naming_on_bad
 from ptkit.commands.progress import bar
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Choices(TypedDict, total=False):
 
 @options.reads_images
 @options.with_flags(Choices.__annotations__, before="seed")
+@naming_on_bad()
 def normstats(
     printer: Printer,
     list_file: options.ListFile,

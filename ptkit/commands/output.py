@@ -2,12 +2,13 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import typer
 
-from ptkit.core.errors import DataError, StorageError
+from ptkit.core.errors import DataError, ImageError, StorageError
 from ptkit.core.wording import counted, printable
 
 
@@ -49,6 +50,19 @@ def complain(text: str) -> None:
     with a line feed in it cannot pass for another message.
     """
     typer.echo(re.sub(r"\n(?=\S)", "\n  ", printable(f"ptkit: {text}")), err=True)
+
+
+@contextmanager
+def naming_on_bad() -> Iterator[None]:
+    """Add to an image that cannot be read how to go on without it.
+
+    Raises:
+        ImageError: there is one.
+    """
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(f"{error}; --on-bad skip leaves such images out") from error
 
 
 def end_without(skipped: Sequence[str]) -> None:

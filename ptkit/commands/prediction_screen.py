@@ -120,7 +120,7 @@ class PredictionScreen:
 
 def _score_lines(scores: "Scores | NumberScores") -> list[str]:
     """Return the accuracy in words, the means of the rates, and a line for each class."""
-    from ptkit.core.training.tasks.metrics import share_text
+    from ptkit.core.shares import share_text
     from ptkit.looking.prediction_scores import NumberScores
 
     total = scores.num_labelled

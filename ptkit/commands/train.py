@@ -282,7 +282,7 @@ def _best_line(result: "RunResult") -> str:
     """Return the best epoch with its metrics, the accuracy with its interval and beside it what the
     largest class alone would give.
     """
-    from ptkit.core.training.tasks.metrics import share_text
+    from ptkit.core.shares import share_text
 
     best, found = result.best, []
     for name, value in best.items():

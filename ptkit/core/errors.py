@@ -19,6 +19,10 @@ class DataError(PtkitError):
     exit_code = 3
 
 
+class ImageError(DataError):
+    """An image that cannot be read."""
+
+
 class CheckpointError(PtkitError):
     """A checkpoint or weights file that is damaged, foreign or does not fit."""
 

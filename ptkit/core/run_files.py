@@ -56,6 +56,15 @@ class Outputs:
         return float((self.answers == self.labels).mean())
 
 
+def why_no_run(folder: Path) -> str | None:
+    """Return why a folder is not that of a run; None of one that is."""
+    if (folder / "config.toml").is_file():
+        return None
+    inside = min(folder.glob("*/config.toml"), default=None)
+    hint = "" if inside is None else f"; it holds runs, such as {inside.parent}"
+    return f"{folder} is not a run folder: it has no config.toml{hint}"
+
+
 def read_metrics(run: Path) -> list[Row]:
     """Return the rows of metrics.csv; none where there is no such file.
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from ptkit.core.calibration.temperature import NUM_BINS, bins_of, expected_calibration_error
 from ptkit.core.calibration.thresholds import Threshold
-from ptkit.core.training.tasks.metrics import interval
+from ptkit.core.shares import interval
 from ptkit.looking.calibrating import Calibration
 from ptkit.looking.evaluation import Evaluation
 from ptkit.looking.pictures import add_events

@@ -135,7 +135,8 @@ def write_comparison(found: Comparison, out: Path | None = None) -> PictureFolde
         files.add_csv("metrics.csv", ["run", "metric", "value", "low", "high"], _metric_rows(found))
         names = [run.name for run in found.runs]
         settings = (
-            [name, *map(value_text, values)] for name, values in differing(found.runs).items()
+            [name, *("" if value in (None, ()) else value_text(value) for value in values)]
+            for name, values in differing(found.runs).items()
         )
         files.add_csv("settings.csv", ["setting", *names], settings)
         rows = list(map(_difference_dict, [*found.differences, *found.ranked]))

@@ -12,6 +12,7 @@ import torch
 from ptkit.core.data.labels import REGRESSION
 from ptkit.core.data.lists import ImageList, check_image, classes_file, read_list
 from ptkit.core.errors import CheckpointError, DataError, UsageError
+from ptkit.core.shares import interval
 from ptkit.core.training.tasks import metrics as compute
 from ptkit.core.training.tasks.task import TOP, is_in_top, label_kind_of
 from ptkit.looking.subject import Subject
@@ -122,7 +123,7 @@ class Evaluation:
     @property
     def accuracy_interval(self) -> tuple[float, float]:
         """The 95 % interval of the accuracy, Wilson's."""
-        return compute.interval(self.num_right, len(self.labels))
+        return interval(self.num_right, len(self.labels))
 
     @property
     def num_answered(self) -> int:
@@ -169,7 +170,7 @@ class Evaluation:
         """Return the 95 % interval of each class's recall, None where it has no images."""
         found, support = self.per_class["recall"], self.per_class["support"]
         return [
-            compute.interval(round(recall * total), int(total)) if total else None
+            interval(round(recall * total), int(total)) if total else None
             for recall, total in zip(found.tolist(), support.tolist(), strict=True)
         ]
 
@@ -218,7 +219,7 @@ class Evaluation:
         return {
             "coverage": total / len(self.labels),
             "accuracy_of_answered": right / total if total else None,
-            "accuracy_of_answered_interval": compute.interval(right, total) if total else None,
+            "accuracy_of_answered_interval": interval(right, total) if total else None,
         }
 
     def _is_in_top(self) -> np.ndarray:

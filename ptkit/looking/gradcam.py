@@ -12,8 +12,9 @@ from torch import Tensor
 from ptkit.core.data.keyed import Sampling, spread
 from ptkit.core.data.labels import REGRESSION
 from ptkit.core.data.lists import ImageList
-from ptkit.core.data.loading.batches import Batches, batches_at
-from ptkit.core.errors import UsageError
+from ptkit.core.data.loading.batches import Batches
+from ptkit.core.data.loading.streaming import Unreadable
+from ptkit.core.errors import DataError, UsageError
 from ptkit.core.models.gradcam import explained_layer, gradcam, top_region
 from ptkit.core.models.hooks import match_layers, trace_layers
 from ptkit.core.sizes import evaluation_batch_size
@@ -78,14 +79,16 @@ def find_regions(
     classes: Sequence[int] = (),
     device: torch.device,
     workers: int = 0,
+    bad: Unreadable | None = None,
 ) -> Iterator[Region]:
     """Yield the regions of each image, by layer and class, in the order of the list.
 
     layers: names or globs; by default that of `explained_layer`. classes: columns of the outputs;
-    by default the most probable class of each image, or the first number.
+    by default the most probable class of each image, or the first number. bad: gets the images that
+    cannot be read, which have no regions; without it they are an error.
 
     Raises:
-        DataError: an image that cannot be read.
+        DataError: an image that cannot be read, or with `bad` none that can.
         UsageError: a pattern that matches no layer, or a layer without maps.
         CheckpointError: the saved pipeline names user code.
     """
@@ -94,8 +97,9 @@ def find_regions(
     pipeline = subject.parse_pipeline()
     batches = Batches(images, pipeline, sampling, device=device, workers=workers)
     chosen: list[str] = []
-    start = 0
-    for batch in batches_at(batches, range(len(images))):
+    for made in batches.epoch(bad=bad):
+        # Of several crops the first.
+        batch = made.images[:: made.num_crops]
         values = _values(subject, batch)
         columns = [[k] * len(batch) for k in classes] or [_explained(subject, values)]
         if not chosen and layers:
@@ -108,14 +112,17 @@ def find_regions(
             for place, column in enumerate(columns)
         }
         shown = subject.pixels(batch)
-        for row in range(len(batch)):
-            path = images.listed_path(start + row)
+        for row, index in enumerate(made.indices.tolist()):
+            if index in (bad or ()):
+                continue
+            path = images.listed_path(index)
             for (layer, place), heat in heats.items():
                 k = columns[place][row]
                 name, value = subject.class_names[k], float(values[row, k])
                 box = top_region(heat[row])
                 yield Region(path, layer, name, value, shown[row], heat[row], box)
-        start += len(batch)
+    if bad and len(bad) == len(images):
+        raise DataError(f"no image can be read; the first: {bad[0]}")
 
 
 def draw_regions(

@@ -13,7 +13,7 @@ from ptkit.core.data import images as decoder
 from ptkit.core.data.lists import ImageList
 from ptkit.core.errors import DataError
 from ptkit.core.files import quoted, write_atomically
-from ptkit.core.run_files import MARGINS, read_arrays
+from ptkit.core.run_files import MARGINS, read_arrays, why_no_run
 from ptkit.core.training.setup_lists import lists_of_run
 from ptkit.core.wording import reason_of
 from ptkit.looking.subject import load_subject
@@ -61,8 +61,8 @@ def review_labels(
         DataError: the run has no margins, or its list is another one now.
         UsageError: its settings cannot be read. CheckpointError: its weights cannot be read.
     """
-    if not (run / "config.toml").is_file():
-        raise DataError(f"{run} is not a run folder: it has no config.toml")
+    if (why := why_no_run(run)) is not None:
+        raise DataError(why)
     total, count, rows = _read_margins(run / MARGINS)
     data = resolve(read_toml(run / "config.toml")).data
     listed, _ = lists_of_run(data if root is None else replace(data, root=str(root)))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ptkit.core.data.labels import MULTI, REGRESSION
+from ptkit.core.shares import interval
 from ptkit.core.training.tasks import metrics as compute
 from ptkit.looking.answers import Answers
 
@@ -100,7 +101,7 @@ class Scores:
         rates = self.per_class
         return {
             "accuracy": self.accuracy,
-            "accuracy_interval": compute.interval(self.num_right, len(self.labels)),
+            "accuracy_interval": interval(self.num_right, len(self.labels)),
             "majority": self.majority and self.majority.as_dict(),
             "num_images": self.num_images,
             "num_labelled": self.num_labelled,

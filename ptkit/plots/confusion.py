@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from ptkit.core.shares import share_text
 from ptkit.core.wording import counted
 from ptkit.plots import style
 from ptkit.plots.fonts import class_labels, text_width
@@ -276,9 +277,7 @@ def _title(matrix: np.ndarray, labels: list[str]) -> str:
 def _notes(matrix: np.ndarray) -> list[str]:
     """Return the accuracy in words, and how to read the picture."""
     total, right = int(matrix.sum()), int(np.trace(matrix))
-    share = right / max(total, 1)
-    error = (share * (1 - share) / max(total, 1)) ** 0.5
-    found = f"{style.percent(share)} ± {error:.1%} (standard error), {right:,} of"
+    found = f"{share_text(right, total)}, {right:,} of" if total else "unknown:"
     grey = "" if matrix.sum(axis=1).all() else " Grey: no images of the class."
     return [
         f"Accuracy {found} {counted(total, 'image')}.",

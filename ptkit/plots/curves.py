@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
+from ptkit.core.shares import interval, share_text
 from ptkit.plots import style
 
 Row = Mapping[str, float | None]
@@ -16,6 +17,9 @@ Row = Mapping[str, float | None]
 _WIDTH, _LEFT, _PANEL, _STRIP, _BETWEEN = 760, 56, 230, 72, 22
 # Metrics of which less is better.
 _ERRORS = ("mae", "rmse")
+_PARTS = ("train", "valid")
+# Of a label at the line of a baseline: a character of the width of a panel, and all of its height.
+_CHARACTER, _HEIGHT = 0.008, 0.12
 
 
 @style.house_style()
@@ -56,7 +60,7 @@ def learning_curves(
     _draw_metric(middle, rows, metric=metric, num_valid=num_valid)
     if majority_share is not None:
         label = f"always the largest class, {style.percent(majority_share)}"
-        _baseline(middle, majority_share, label)
+        _baseline(middle, majority_share, label, [_column(rows, f"{p}_{metric}") for p in _PARTS])
     _draw_rate(strip, rows)
     for axes in (loss, middle, strip):
         _finish(axes, epochs, best, is_last=axes is strip)
@@ -85,10 +89,11 @@ def _reach(num_epochs: int) -> int:
 
 
 def _draw_losses(axes: Axes, rows: Sequence[Row], chance: float | None) -> None:
-    losses = np.concatenate(_draw_curves(axes, rows, "loss"))
+    curves = _draw_curves(axes, rows, "loss")
+    losses = np.concatenate(curves)
     known = losses[np.isfinite(losses)]
     if chance is not None:
-        _baseline(axes, chance, f"chance, ln K = {style.number(chance)}")
+        _baseline(axes, chance, f"chance, ln K = {style.number(chance)}", curves)
     # Compared with chance or with the median: one bad start must not flatten the rest.
     scale = float(np.median(known)) if chance is None and known.size else chance or 1.0
     highest = max(known.max(initial=0), chance or 0)
@@ -101,8 +106,9 @@ def _draw_losses(axes: Axes, rows: Sequence[Row], chance: float | None) -> None:
 def _draw_metric(axes: Axes, rows: Sequence[Row], *, metric: str, num_valid: int) -> None:
     epochs, valid = _column(rows, "epoch"), _column(rows, f"valid_{metric}")
     if metric == "accuracy":
-        error = np.sqrt(np.clip(valid * (1 - valid), 0, None) / num_valid)
-        low, high = valid - error, valid + error
+        # A gap has none.
+        ends = [interval(v * num_valid, num_valid) if math.isfinite(v) else (v, v) for v in valid]
+        low, high = np.transpose(ends)
         axes.fill_between(epochs, low, high, color=style.ORANGE, alpha=0.18, linewidth=0)
     _draw_curves(axes, rows, metric)
     if metric in _ERRORS:
@@ -127,7 +133,7 @@ def _draw_curves(axes: Axes, rows: Sequence[Row], quantity: str) -> list[np.ndar
     """Draw a quantity of training and validation, and return the values of both."""
     axes.set_ylabel(quantity)
     epochs = _column(rows, "epoch")
-    both = [_column(rows, f"{part}_{quantity}") for part in ("train", "valid")]
+    both = [_column(rows, f"{part}_{quantity}") for part in _PARTS]
     for values, color in zip(both, (style.BLUE, style.ORANGE), strict=True):
         if len(rows) < 6:
             axes.plot(epochs, values, color=color, linewidth=2, marker="o", markersize=4)
@@ -137,12 +143,29 @@ def _draw_curves(axes: Axes, rows: Sequence[Row], quantity: str) -> list[np.ndar
     return both
 
 
-def _baseline(axes: Axes, value: float, label: str) -> None:
+def _baseline(axes: Axes, value: float, label: str, curves: Sequence[np.ndarray]) -> None:
+    """Mark a value with a dashed line, and label it where the curves are furthest from it."""
     axes.axhline(value, color=style.MUTED, linewidth=1, linestyle=(0, (5, 4)))
+    reach = max(1, math.ceil(len(label) * _CHARACTER * len(curves[0])))
+    ends = {"left": slice(0, reach), "right": slice(-reach, None)}
+    # Further away than the label is high, one place is as good as another.
+    every = np.concatenate([*curves, [value]])
+    enough = _HEIGHT * float(np.nanmax(every) - np.nanmin(every))
+
+    def free(place: tuple[str, str]) -> float:
+        """Return how near the label is to the curves on its side of the line."""
+        away = np.concatenate([curve[ends[place[0]]] for curve in curves]) - value
+        away = np.nan_to_num(away if place[1] == "bottom" else -away, nan=np.inf)
+        return min(float(np.where(away < 0, np.inf, away).min()), enough)
+
+    # Where both are as good, at the right and above the line.
+    places = [(side, above) for above in ("bottom", "top") for side in ("right", "left")]
+    side, above = max(places, key=free)
     box = {"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.85}
-    how: dict[str, Any] = {"ha": "right", "va": "bottom", "zorder": 1.5, "bbox": box, **style.SMALL}
+    how: dict[str, Any] = {"ha": side, "va": above, "zorder": 6, "bbox": box, **style.SMALL}
     where: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
-    axes.annotate(label, (0.995, value), (0, 7), **where, **how)
+    offset = 7 if above == "bottom" else -7
+    axes.annotate(label, (0.995 if side == "right" else 0.005, value), (0, offset), **where, **how)
 
 
 def _finish(axes: Axes, epochs: np.ndarray, best: Row | None, *, is_last: bool) -> None:
@@ -164,7 +187,7 @@ def _finish(axes: Axes, epochs: np.ndarray, best: Row | None, *, is_last: bool) 
 def _draw_legend(page: style.Page, *, has_band: bool) -> None:
     page.color_key("train", _LEFT, color=style.BLUE)
     page.color_key("validation", _LEFT + 110, color=style.ORANGE)
-    band = "     band: ±1 standard error" if has_band else ""
+    band = "     band: 95% interval" if has_band else ""
     page.text(f"│ best epoch{band}", _LEFT + 220, 7, va="center", color=style.MUTED)
 
 
@@ -182,7 +205,7 @@ def _title(rows: Sequence[Row], best: Row | None, *, metric: str, num_valid: int
         return f"How well does it learn? no validation {metric} in {len(rows):,} epochs"
     value, epoch = _known(best.get(f"valid_{metric}"), 0), int(_known(best["epoch"], 0))
     if metric == "accuracy":
-        found = f"{style.percent(value)} ± {math.sqrt(value * (1 - value) / num_valid):.1%}"
+        found = share_text(round(value * num_valid), num_valid)
     else:
         found = f"{metric} {style.number(value) if metric in _ERRORS else style.percent(value)}"
     return f"How well does it learn? {found} at epoch {epoch} of {len(rows)}"

@@ -76,6 +76,7 @@ def _draw_norms(axes: Axes, norms: np.ndarray, *, num_epochs: int, clip: float |
         place, side = (0, "left") if name == "clip" else (1, "right")
         how: dict[str, Any] = {"size": 7.5, "va": "bottom", "ha": side, "color": color}
         how["transform"] = axes.get_yaxis_transform()
+        how["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.85}
         axes.text(place, value, f"{name} {style.number(value)}", **how)
     is_log = bool(known.size) and known.min() > 0
     style.number_labels(axes, log=LogLocator(subs=(1, 2, 5)) if is_log else None)

@@ -15,7 +15,7 @@ from matplotlib.colors import Colormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
-from matplotlib.ticker import Formatter, LogLocator, NullFormatter
+from matplotlib.ticker import Formatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import IdentityTransform
 
 from ptkit.plots.fonts import DPI, drawable, font_families, text_width, wrapped
@@ -34,7 +34,7 @@ _MARGIN = 18
 _TITLE, _NOTE, _FOOTER = 12.0, 9.0, 8.0
 _MIN_WIDTH = 440
 # Of a logarithmic axis, the highest value over the lowest.
-_WIDE = 1e4
+_WIDE, _NARROW = 1e4, 10.0
 
 
 @contextmanager
@@ -193,8 +193,10 @@ def number_labels(axes: Axes, *, log: LogLocator | None = None) -> None:
         axes.set_yscale("log")
         low, high = axes.get_ylim()
         # Over many decades a locator of several numbers a decade shows none at all.
-        is_wide = low > 0 and high / low > _WIDE
-        axes.yaxis.set_major_locator(LogLocator(numticks=7) if is_wide else log)
+        is_wide, is_narrow = low > 0 and high / low > _WIDE, low > 0 and high / low < _NARROW
+        wide = LogLocator(numticks=7) if is_wide else log
+        # Within a decade plain steps have more to show.
+        axes.yaxis.set_major_locator(MaxNLocator(5) if is_narrow else wide)
         axes.yaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter(lambda value, _: number(value))
 

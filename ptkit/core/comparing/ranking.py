@@ -14,7 +14,8 @@ import numpy.typing as npt
 from ptkit.core.comparing.significance import LEVEL, Test, mcnemar
 from ptkit.core.errors import DataError, StorageError
 from ptkit.core.run_files import read_outputs, softmax
-from ptkit.core.training.tasks.metrics import areas_under_roc, interval, mean_of_known
+from ptkit.core.shares import interval
+from ptkit.core.training.tasks.metrics import areas_under_roc, mean_of_known
 from ptkit.core.training.tasks.task import TOP
 
 Floats = npt.NDArray[np.float64]

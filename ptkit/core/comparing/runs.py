@@ -20,6 +20,7 @@ from ptkit.core.config.settings import Settings
 from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.run_files import read_metrics
+from ptkit.core.shares import interval
 from ptkit.core.training.holding import is_unfinished
 from ptkit.core.training.tasks import metrics as compute
 from ptkit.core.training.tasks.task import METRICS, is_less_better
@@ -92,7 +93,7 @@ class Predictions:
             low, high = np.percentile([each[name] for each in drawn], (2.5, 97.5))
             found[name] = (float(low), float(high))
         if self.kind == SINGLE:
-            found["accuracy"] = compute.interval(int(self.right.sum()), count)
+            found["accuracy"] = interval(int(self.right.sum()), count)
         return found
 
 

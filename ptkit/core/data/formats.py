@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ptkit.core.data.pixel_limits import check_pixels, claimed_size, max_pixels
-from ptkit.core.errors import DataError
+from ptkit.core.errors import ImageError
 
 # Format -> the module that reads it, which an installation may lack, and how to get it.
 OPTIONAL = {
@@ -111,7 +111,7 @@ def sniff(data: bytes, path: str | Path = "image") -> str:
             return "AVIF"
         if brands & _HEIC_BRANDS:
             return "HEIC"
-    raise DataError(f"cannot read {path}: {_what_else(data)}")
+    raise ImageError(f"cannot read {path}: {_what_else(data)}")
 
 
 def first_look(data: bytes, path: str | Path = "image") -> tuple[str, bytes | None, bool]:

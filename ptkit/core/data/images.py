@@ -28,7 +28,7 @@ from ptkit.core.data.formats import (
     sniff,
 )
 from ptkit.core.data.pixel_limits import DEFAULT_MAX_PIXELS, check_pixels, max_pixels
-from ptkit.core.errors import DataError, UsageError
+from ptkit.core.errors import DataError, ImageError, UsageError
 from ptkit.core.files import with_retries
 
 # Another number whenever some file's pixels change: kept images are decoded anew.
@@ -112,7 +112,7 @@ def decode(data: bytes, path: str | Path = "image", *, alpha: str = "drop") -> P
     if not complaint:
         return pixels
     if damage := _DAMAGE.search(complaint):
-        raise DataError(f"cannot read {path}: {damage[0]}")
+        raise ImageError(f"cannot read {path}: {damage[0]}")
     # libjpeg tells of its first complaint only, and this harmless one would hide the others.
     if "JFIF revision" in complaint and data[6:11] == b"JFIF\0" and data[11] != 1:
         return decode(data[:11] + b"\1" + data[12:], path, alpha=alpha)
@@ -193,7 +193,7 @@ def _length_of(descriptor: int, path: str | Path) -> int:
     """Return the length of an open file, which must be a regular one."""
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
-        raise DataError(f"cannot read {path}: not a regular file")
+        raise ImageError(f"cannot read {path}: not a regular file")
     return status.st_size
 
 
@@ -284,7 +284,7 @@ def _with_pillow(
     """Decode what OpenCV refused, strictly: truncated data is an error."""
     image = _opened(data, path, kind, num_bytes=len(data))
     if min(image.size) < 1:
-        raise DataError(f"cannot read {path}: its size is {image.width}×{image.height}")
+        raise ImageError(f"cannot read {path}: its size is {image.width}×{image.height}")
     # A copy: what Pillow gives cannot be written to, and torch warns of such arrays.
     return np.array(_pillow_call(lambda: to_pixels(image), path, kind), order="C")
 
@@ -310,7 +310,7 @@ def _load_plugin(kind: str, path: str | Path) -> None:
     try:
         plugin = importlib.import_module(module)
     except ImportError:
-        raise DataError(
+        raise ImageError(
             f"cannot read {path}: it is {kind}; {remedy}, or convert it to PNG or JPEG"
         ) from None
     if kind == "HEIC":
@@ -327,7 +327,7 @@ def _pillow_call(work: Callable[[], Any], path: str | Path, kind: str) -> Any:
             reason = f"damaged {kind} header"
         elif claim := _TOO_LARGE.match(reason):
             reason = f"its header claims {int(claim[1]):,} pixels; --max-pixels sets the limit"
-        raise DataError(f"cannot read {path}: {reason}") from None
+        raise ImageError(f"cannot read {path}: {reason}") from None
 
 
 def to_rgb(image: Any) -> Pixels:

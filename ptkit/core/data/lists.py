@@ -37,7 +37,8 @@ class ImageList:
     """The lines of a list file.
 
     file, folder: the list and the folder that its paths are relative to.
-    sha256: of the file; a subset keeps its parent's.
+    sha256: of the file; a subset keeps its parent's. file_sha256: of the file where corrections of
+    labels have given the list another one, else empty.
     class_names: of the classes, or of the numbers.
     labels: int64 (N,), each 0..num_classes - 1; bool (N, num_classes) where images have several
     labels; float32 (N, num_classes) where they have numbers.
@@ -60,6 +61,7 @@ class ImageList:
     has_named_labels: bool = False
     moved: Mapping[bool, tuple[str, str]] = field(default_factory=dict)
     rows: "np.ndarray | None" = None
+    file_sha256: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -4,7 +4,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ptkit.core.errors import DataError
+from ptkit.core.errors import ImageError
 
 DEFAULT_MAX_PIXELS = 89_000_000
 # A PNG that is white all over has 8,256 pixels a byte, the most that its compression can give. One
@@ -65,9 +65,11 @@ def check_pixels(width: int, height: int, *, num_bytes: int, path: object) -> No
     limit = DEFAULT_MAX_PIXELS if _asked_for is None else _asked_for
     claim = f"its header claims {width}×{height} pixels"
     if pixels > limit:
-        raise DataError(f"cannot read {path}: {claim}, over {limit:,}; --max-pixels sets the limit")
+        raise ImageError(
+            f"cannot read {path}: {claim}, over {limit:,}; --max-pixels sets the limit"
+        )
     if _asked_for is None and pixels > _ALWAYS_ALLOWED + _PIXELS_A_BYTE * num_bytes:
-        raise DataError(
+        raise ImageError(
             f"cannot read {path}: {claim}, and it has {num_bytes:,} bytes; if that is right, pass"
             f" --max-pixels {pixels}"
         )

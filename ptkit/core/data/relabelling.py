@@ -44,7 +44,10 @@ def corrected(file: Path, *lists: ImageList, classes: Path | None = None) -> tup
     for path in labels:
         if path not in found:
             names = " nor in ".join(str(images.file) for images in lists)
-            raise DataError(f"{file} has {path}, which is not in {names}")
+            raise DataError(
+                f"{file} has {path}, which is not in {names}; its paths are relative to its own"
+                " folder"
+            )
     return results
 
 
@@ -65,4 +68,10 @@ def _relabelled(
     if not num_relabelled:
         return images
     both = sha256(f"{images.sha256} {corrections_sha256}".encode()).hexdigest()
-    return replace(images, labels=changed, sha256=both, num_relabelled=num_relabelled)
+    return replace(
+        images,
+        labels=changed,
+        sha256=both,
+        file_sha256=images.sha256,
+        num_relabelled=num_relabelled,
+    )

@@ -13,7 +13,15 @@ import numpy.typing as npt
 from ptkit.core.config.layers import read_toml, resolve
 from ptkit.core.config.settings import Settings
 from ptkit.core.errors import DataError
-from ptkit.core.run_files import LAYERS, Outputs, Row, read_layers, read_metrics, read_outputs
+from ptkit.core.run_files import (
+    LAYERS,
+    Outputs,
+    Row,
+    read_layers,
+    read_metrics,
+    read_outputs,
+    why_no_run,
+)
 
 Floats = npt.NDArray[np.float64]
 
@@ -169,10 +177,9 @@ def read_records(folder: Path) -> Recorded:
         DataError: not a run folder, or one of its files is damaged.
         StorageError: a file that cannot be read. UsageError: settings that cannot be read.
     """
-    config = folder / "config.toml"
-    if not config.is_file():
-        raise DataError(f"{folder} is not a run folder: it has no config.toml")
-    settings = resolve(read_toml(config))
+    if (why := why_no_run(folder)) is not None:
+        raise DataError(why)
+    settings = resolve(read_toml(folder / "config.toml"))
     lines = read_layers(folder)
     by_kind = {kind: [x for x in lines if x.get("kind") == kind] for kind in ("start", "epoch")}
     diverged = [line for line in lines if line.get("kind") == "diverged"]

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from ptkit.core.errors import CheckpointError
+from ptkit.core.models.first_bytes import first_bytes
 from ptkit.core.models.plain_contents import fault_of
 from ptkit.core.models.weight_files import (
     LEGACY_MAGIC,
     check_pickles,
     check_zip,
-    first_bytes,
     foreign_globals,
     read_weight_file,
 )

@@ -16,7 +16,7 @@ from ptkit.core.models.checkpoint_schema import (
     fault_in,
     fault_of_pipeline,
 )
-from ptkit.core.models.weight_files import IS_ONNX, first_bytes, known_stranger
+from ptkit.core.models.first_bytes import IS_ONNX, first_bytes, known_stranger
 from ptkit.core.wording import reason_of
 
 INSTALL = "pip install 'ptkit[export]'"

@@ -10,7 +10,6 @@ import io
 import json
 import pickletools
 import re
-import stat
 import struct
 import warnings
 import zipfile
@@ -23,6 +22,7 @@ from typing import Any, BinaryIO
 import torch
 
 from ptkit.core.errors import CheckpointError
+from ptkit.core.models.first_bytes import first_bytes, known_stranger
 from ptkit.core.models.pickle_costs import fault_of_pickle
 from ptkit.core.models.plain_contents import fault_of, overlap_in
 from ptkit.core.wording import reason_of
@@ -41,32 +41,6 @@ LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 # torch wraps its reason in advice to load without weights_only.
 _WHY = re.compile(r"WeightsUnpickler error:\s*([^\n]{1,100})")
 _ADVICE = 'where it was made, save the weights alone: torch.save(model.state_dict(), "weights.pt")'
-# A protobuf: the version of the format, then one of the fields that may follow.
-IS_ONNX = re.compile(rb"\x08[\x01-\x1f][\x12\x1a\x22\x28\x32\x3a]")
-# How files that are no weights begin; the order counts.
-_STRANGERS: tuple[tuple[bytes, str], ...] = (
-    (
-        rb"version https://git-lfs",
-        "a Git LFS pointer, not the file itself: fetch it with `git lfs pull`",
-    ),
-    (
-        rb"(?i)\s*<(!doctype|html|head|\?xml|!--)",
-        "a web page, not weights: the download gave an HTML page; delete it and fetch the file",
-    ),
-    (rb"\0+\Z", "zeros from its beginning: the download or copy was cut short; fetch it again"),
-    (rb"\x89HDF", "an HDF5 (Keras) file; only PyTorch and .safetensors files are read"),
-    (rb"\x93NUMPY", "a NumPy array; only PyTorch and .safetensors files are read"),
-    (rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc", "a compressed archive: unpack it first"),
-    (rb"(?s).{257}ustar", "a tar archive: unpack it first"),
-    (rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF|BM", "an image, not weights"),
-    (rb"GGUF", "a GGUF file; only PyTorch and .safetensors files are read"),
-    (
-        IS_ONNX.pattern,
-        "an ONNX file, which `ptkit predict` and `ptkit confmat` run; this needs the checkpoint"
-        " that it was exported from",
-    ),
-)
-
 # What weights-only loading rebuilds tensors and plain containers from.
 _HARMLESS = re.compile(
     r"torch\._utils\._rebuild_\w+|torch\._tensor\._rebuild_\w+|torch\.(\w+\.)?\w*Storage|"
@@ -107,35 +81,6 @@ def _plain(path: Path, contents: Any) -> Any:
     return contents
 
 
-def first_bytes(path: Path) -> bytes:
-    """Return the first bytes of a regular file.
-
-    Raises:
-        CheckpointError: there is none, or it cannot be read.
-    """
-    try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise CheckpointError(
-                f"{path} is a folder without a checkpoint: expected ckpt.pkl in it, or a file"
-            )
-        if not stat.S_ISREG(status.st_mode):
-            raise CheckpointError(f"{path} is not a regular file")
-        with path.open("rb") as file:
-            head = file.read(4096)
-    except FileNotFoundError:
-        if path.is_symlink():
-            raise CheckpointError(
-                f"{path} is a link to {path.readlink()}, which is not there any more"
-            ) from None
-        raise CheckpointError(
-            f"no file {path}: expected a checkpoint, a run folder or a file of weights"
-        ) from None
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
-    return head
-
-
 def _stranger(path: Path, head: bytes) -> str:
     """Say what a file is that holds no weights, by its first bytes."""
     if known := known_stranger(head):
@@ -149,13 +94,6 @@ def _stranger(path: Path, head: bytes) -> str:
         f"not a file of weights (it begins with {head[:8]!r}); PyTorch and .safetensors files are"
         " read"
     )
-
-
-def known_stranger(head: bytes) -> str | None:
-    """Say what a file of another kind is that begins so, if that is known."""
-    if not head:
-        return "empty (0 bytes): the download or copy failed; fetch it again"
-    return next((what for pattern, what in _STRANGERS if re.match(pattern, head)), None)
 
 
 def check_zip(path: Path) -> None:

@@ -15,11 +15,12 @@ from ptkit.core.config.settings import DataSettings
 from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
 from ptkit.core.diagnosis.chance import is_as_guessing, is_as_majority
 from ptkit.core.models.packaged_weights import INSTALL, is_installed
+from ptkit.core.shares import interval, share_text
 from ptkit.core.sizes import is_small
 from ptkit.core.training.run_folder import Run
 from ptkit.core.training.setup import Setup
 from ptkit.core.training.tasks.guessing import guessing_loss
-from ptkit.core.training.tasks.metrics import Majority, interval, majority_of, share_text
+from ptkit.core.training.tasks.metrics import Majority, majority_of
 from ptkit.core.wording import counted, first_of
 
 # Early in a run the statistics of BatchNorm lag behind the weights, and losses jump.

@@ -21,6 +21,7 @@ from ptkit.core.errors import StorageError
 from ptkit.core.models.zoo import find_head
 from ptkit.core.parts.calls import names_code, parse
 from ptkit.core.ranks import here
+from ptkit.core.shares import share_text
 from ptkit.core.training.evaluating import evaluated
 from ptkit.core.training.loop import Training
 from ptkit.core.training.observers import EpochResult, Unwatched, Watcher
@@ -42,7 +43,6 @@ from ptkit.core.training.probe.linear_head import (
 from ptkit.core.training.probe.report import MOST_HEADS, ProbeReport, report_of
 from ptkit.core.training.setup import Setup, prepare
 from ptkit.core.training.states import environment
-from ptkit.core.training.tasks.metrics import share_text
 
 
 @dataclass(frozen=True)

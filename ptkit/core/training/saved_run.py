@@ -9,7 +9,7 @@ from typing import Any
 
 from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.core.models.checkpoints import read_checkpoint
-from ptkit.core.run_files import Row, read_metrics
+from ptkit.core.run_files import Row, read_metrics, why_no_run
 from ptkit.core.training.loop import Position
 from ptkit.core.training.run_folder import LAST, PREVIOUS
 from ptkit.core.training.tasks.loss import SUMS
@@ -48,8 +48,8 @@ def check_run_folder(folder: Path) -> None:
     Raises:
         UsageError: see above.
     """
-    if not (folder / "config.toml").is_file():
-        raise UsageError(f"{folder} is not a run folder: it has no config.toml")
+    if (why := why_no_run(folder)) is not None:
+        raise UsageError(why)
 
 
 def read_saved_state(folder: Path) -> tuple[SavedState | None, str | None]:

@@ -12,6 +12,7 @@ from ptkit.core.config.settings import Settings
 from ptkit.core.distributed import Votes, from_main, lost, share_hashes, wait_for_main
 from ptkit.core.errors import DivergedError, InterruptedRunError, StorageError
 from ptkit.core.ranks import ALONE, being, here
+from ptkit.core.shares import interval
 from ptkit.core.training.advice import Verdict, facts_of_run, speedups, verdicts
 from ptkit.core.training.batch_sizes import explained_memory
 from ptkit.core.training.divergence import check_finite, remedy
@@ -33,7 +34,7 @@ from ptkit.core.training.saved_run import check_run_folder, read_saved_state
 from ptkit.core.training.setup import prepare
 from ptkit.core.training.signals import StopFlag, Stoppable, stop_on_signals
 from ptkit.core.training.tasks.loss import Totals
-from ptkit.core.training.tasks.metrics import Majority, interval
+from ptkit.core.training.tasks.metrics import Majority
 from ptkit.core.training.tasks.task import Task
 
 _USUAL_PLACE = Place()

@@ -41,6 +41,8 @@ def pictures_section(drawn: Drawn) -> Callable[[Reported], Html | Missing]:
         if drawn.has_images and not report.with_images:
             return Missing("left out, as --no-images asks")
         files = _files(report.run.folder, drawn)
+        if not files and not report.run.rows:
+            return Missing("no epoch was finished")
         if not files:
             command = drawn.command.replace("RUN", shlex.quote(report.run.name))
             return Missing("none drawn" + (f"; `ptkit {command}` draws them" if command else ""))

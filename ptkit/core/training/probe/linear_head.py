@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ptkit.core.data.keyed import permutation
-from ptkit.core.training.tasks.metrics import share_text
+from ptkit.core.shares import share_text
 
 NUM_FOLDS = 5
 # From nearly free weights to nearly none.

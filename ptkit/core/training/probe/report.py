@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from ptkit.core.data.keyed import permutation
+from ptkit.core.shares import interval, share_text
 from ptkit.core.training.probe.features import Features
 from ptkit.core.training.probe.linear_head import Chosen
 from ptkit.core.training.probe.neighbours import neighbours_vote
-from ptkit.core.training.tasks.metrics import interval, share_text
 
 # Parts of the training images with which heads are fitted, to see what more of them bring.
 _SHARES = (0.1, 0.2, 0.5, 1.0)

@@ -56,7 +56,7 @@ MAY_IMPORT = {
 # What a command may import before it is called; all else would make `ptkit --help` slow.
 LIGHT = ("ptkit.api", "ptkit.commands", "ptkit.core.parts.calls", "ptkit.core.config",
          "ptkit.core.counting",
-         "ptkit.core.errors", "ptkit.core.machine", "ptkit.core.ranks",
+         "ptkit.core.errors", "ptkit.core.machine", "ptkit.core.ranks", "ptkit.core.shares",
          "ptkit.core.wording")  # fmt: skip
 HEAVY = {
     "torch",
@@ -476,7 +476,7 @@ SUBJECTS = {
     "folds": "--kfold in splits/splitting.py",
     "linear_transformation": "whitening from the list to the checkpoint",
     "losses_learn": "every loss trains",
-    "model_summary": "looking/summary.py",
+    "model_summary": "looking/summary.py and summary_subject.py",
     "no_waiting": "training does not wait for the device",
     "old_runs": "files of an earlier version",
     "plain_pytorch": "docs/plain_pytorch.md",

@@ -209,3 +209,30 @@ def test_a_list_elsewhere_has_the_class_names_of_the_training_list(folder):
 
 def test_flags_that_a_review_has_no_use_for_are_refused(folder):
     assert "--strict is for findings" in run("--run", "runs/1", "--strict", exit_code=2).stderr
+
+
+def write_labels(part, labels):
+    lines = [f"images/{number}.png {label}\n" for number, label in labels.items()]
+    with open(f"{part}.txt", "w") as file:
+        file.write("".join(lines))
+
+
+def test_a_number_need_not_occur_in_training(folder):
+    (folder / "classes.txt").unlink()
+    write_labels("train", {k: k / 4 for k in range(12)})
+    write_labels("valid", {k: k / 4 for k in range(12, 18)})
+    assert findings() == {}
+
+
+def test_a_set_of_labels_need_not_occur_in_training_and_one_list_may_have_single_ones(folder):
+    write_labels("train", {k: "0,1" if k % 2 else "1" for k in range(12)})
+    write_labels("valid", dict.fromkeys(range(12, 18), "0"))
+    assert findings() == {}
+
+
+def test_an_ignored_path_is_ignored_in_every_list(folder):
+    Image.new("RGB", (64, 48)).save("images/0.png")
+    write("valid", [0, *range(12, 18)])
+    assert {"constant", "leak"} <= findings().keys()
+    (folder / ".ptkit-ignore").write_text("images/0.png\n")
+    assert findings() == {}

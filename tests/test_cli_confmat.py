@@ -266,6 +266,19 @@ def test_confmat_stops_at_a_bad_image_by_default(paths):
     done = confmat("ckpt.pkl", "test.txt")
     assert (done.exit_code, done.stdout) == (3, "")
     assert done.stderr.startswith(f"ptkit: cannot read {paths[1]}: ")
+    assert done.stderr.endswith("; --on-bad skip leaves such images out\n")
+    Path(paths[1]).unlink()
+    assert "--on-bad skip" in confmat("ckpt.pkl", "test.txt").stderr
+
+
+def test_a_run_without_an_epoch_names_what_continues_it_and_another_file_is_just_not_there(paths):
+    Path("runs/2").mkdir()
+    Path("runs/2/config.toml").touch()
+    told = confmat("runs/2", "test.txt")
+    assert told.exit_code == 4
+    assert "no epoch of this run was finished; `ptkit train --resume runs/2`" in told.stderr
+    for place in ("runs/1/best.pkl", "runs/2/best.pkl"):
+        assert "no file" in confmat(place, "test.txt").stderr
 
 
 def test_confmat_of_bad_images_alone_is_an_error(paths):

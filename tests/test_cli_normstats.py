@@ -108,7 +108,9 @@ def test_normstats_of_broken_images_ends_with_3_and_names_the_first(normstats, h
     done = normstats("train.txt", *arguments)
     assert (done.exit_code, done.stdout) == (3, "")
     assert done.stderr.startswith("ptkit: cannot read white.png: ")
-    assert done.stderr.endswith("(1 of 2 images cannot be read)\n")
+    assert done.stderr.endswith(
+        "(1 of 2 images cannot be read); --on-bad skip leaves such images out\n"
+    )
     assert not (here / "normstats.json").exists()
 
 

@@ -377,3 +377,20 @@ def test_lists_are_read_as_the_run_read_them(tmp_path, monkeypatch, blank_pictur
     reported = gather_run(Path("runs/1"), check=False, counting=None)
     assert reported.predictions.names == ("square", "bar", "cross")
     assert all(Path(path).is_file() for path in reported.places.values())
+
+
+def test_images_that_cannot_be_read_cost_what_they_would_tell(tmp_path, monkeypatch):
+    monkeypatch.chdir(make_lists(tmp_path))
+    ptkit.train(epochs=2, tensorboard=False, pictures=False)
+    run, first = Path("runs/1"), Path("train.txt").read_text().split()[0]
+    whole = diagnose(run)[0].evidence
+    assert (whole.num_clean, whole.num_leaked, whole.num_looked_at) == (48, 0, 21)
+    content = Path(first).read_bytes()
+    Path(first).write_bytes(b"")
+    assert diagnose(run)[0].evidence.num_clean == 47
+    Path(first).write_bytes(content)
+    os.rename("images", "moved")
+    gone, found = diagnose(run)
+    assert gone.evidence.why_none.startswith("no training image can be read; the first: cannot ")
+    assert {f.rule: f.verdict for f in found}["too good"] == "n/a"
+    assert diagnose(run, root=Path("moved"))[0].evidence == whole

@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_resuming import OWN, QUICK, RUNS, Interrupter, interrupted, same, tensors
 from tiny_data import CLASS_NAMES, make_lists
 from torch import nn
 
 import ptkit
+from ptkit.core.data.loading.batches import Batch
 from ptkit.core.training.recording.frozen import FrozenStatistics
-from ptkit.core.training.recording.layers import sampled_steps
+from ptkit.core.training.recording.layers import LayerGauge, sampled_steps
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
@@ -152,6 +154,27 @@ def test_units_that_never_fire_are_counted(here):
         # No ReLU follows the outputs.
         assert (found["head"]["units"], found["head"]["dead"]) == (3, None)
         assert len(line["output_bias"]) == 3
+
+
+def test_units_of_the_last_class_of_a_sorted_list_are_alive():
+    """A unit for each of ten classes; 1,000 images in their order."""
+    model = nn.Sequential(nn.Linear(10, 10), nn.ReLU(), nn.Linear(10, 10))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(10))
+        model[0].bias.fill_(-0.5)
+    labels = torch.arange(1000) // 100
+    for size in (64, 7, 1000):
+        parts = torch.arange(1000).split(size)
+        gauge = LayerGauge(
+            model, weights={}, trained=[], head=None, clips=False, margins=None, outputs=None,
+        )  # fmt: skip
+        gauge.begin_validation(len(parts))
+        for part in parts:
+            images = F.one_hot(labels[part], 10).float()
+            gauge.forward(Batch(images, labels[part], part.numpy()), model)(images)
+        found = gauge.recorded(step=1, train_s=1.0)
+        assert found.activations["0"]["dead"] == 0
+        assert 200 <= found.looked_at <= 400
 
 
 def test_outputs_of_validation_are_those_of_the_best_and_the_last_epoch(here):

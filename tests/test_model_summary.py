@@ -7,8 +7,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ptkit.core.errors import UsageError
+from ptkit.core.models.weightless import without_weights
 from ptkit.core.models.zoo import build_model
-from ptkit.looking.summary import Row, summarize, without_weights
+from ptkit.looking.summary import Row, summarize
 
 # Ours, and families of torchvision's that compute each in a way of its own.
 CALLS = [

@@ -29,10 +29,10 @@ from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.models.channels import summed_over_rgb
 from ptkit.core.models.transfer import transfer
+from ptkit.core.models.weightless import without_weights
 from ptkit.core.models.zoo import build_model, check_forward
 from ptkit.core.training.observers import Watcher
 from ptkit.looking.subject import load_subject
-from ptkit.looking.summary import without_weights
 from ptkit.looking.transforms import transform_sheets
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")

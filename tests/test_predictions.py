@@ -1,5 +1,6 @@
 """Answers for images that lie in memory."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,13 @@ def test_an_unknown_image_has_no_class_but_a_most_probable_one():
     values = np.array([[0.75, 0.25], [0.5, 0.5]], np.float32)
     paths, unknown = ("a.png", "b.png"), np.array([False, True])
     found = Answers(
-        paths, ("ant", "bee"), "single-label", values, np.array([0, 1]), unknown=unknown
+        paths,
+        ("ant", "bee"),
+        "single-label",
+        values,
+        np.array([0, 1]),
+        unknown=unknown,
+        thresholds=np.array([0.7, 0.6], np.float32),
     )
     assert found.rows == [
         {"path": "a.png", "class": "ant", "index": 0, "probability": 0.75},
@@ -79,12 +86,16 @@ def test_an_unknown_image_has_no_class_but_a_most_probable_one():
             "index": None,
             "probability": 0.5,
             "most_probable": "bee",
+            "unknown_because": "threshold",
         },
     ]
+    # As probable as it must be, but unlike the images of training.
+    strange = replace(found, thresholds=np.array([0.7, 0.5], np.float32))
+    assert strange.rows[1]["unknown_because"] == "stranger"
     assert found.table() == [
-        ["path", "class", "probability", "most_probable"],
-        ["a.png", "ant", "0.75", ""],
-        ["b.png", "unknown", "0.5", "bee"],
+        ["path", "class", "probability", "most_probable", "unknown_because"],
+        ["a.png", "ant", "0.75", "", ""],
+        ["b.png", "unknown", "0.5", "bee", "threshold"],
     ]
 
 

@@ -1,6 +1,7 @@
 """What `ptkit diagnose` reads of a run, and the commands that it advises."""
 
 import json
+import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -63,6 +64,10 @@ def test_what_is_advised_is_a_command_that_changes_the_run_and_keeps_its_lines(
         settings, asks = settings_of(command)
         assert asks or settings != own
         assert settings.model.init[: len(own.model.init)] == own.model.init
+        new = (*settings.model.init[1:], *settings.optimizer.groups[1:])
+        names = [re.split("[=:]", line)[0].removesuffix(".weight") for line in new]
+        # A line that fits nothing of a model is refused.
+        assert {f"{name}.weight" for name in names} <= {*NAMES, "*.weight"}
         assert settings.optimizer.groups[: len(own.optimizer.groups)] == own.optimizer.groups
         assert settings.data.train == own.data.train
     elif command.startswith("ptkit"):
@@ -139,6 +144,14 @@ def test_answers_are_too_good_where_images_were_trained_on_or_training_ones_are_
     (found,) = [f for f in findings(run) if f.rule == "too good"]
     assert found.verdict == verdict
     assert found.judgement.text.startswith(evidence.why_none)
+
+
+def test_a_calibrated_model_is_not_told_to_be_calibrated(tmp_path):
+    values, _ = outputs()
+    run = read_records(make_run(tmp_path / "run", values=values * 5))
+    for temperature, verdict in ((None, "WARN"), (5.0, "ok")):
+        known = replace(run, evidence=Evidence(temperature=temperature))
+        assert {f.rule: f.verdict for f in findings(known)}["overconfident"] == verdict
 
 
 def test_a_run_names_its_classes_itself(tmp_path):

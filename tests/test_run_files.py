@@ -1,6 +1,7 @@
 """Files of a run that are damaged, cut off or not there, for every command that reads them."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -62,6 +63,21 @@ def test_damaged_outputs_are_refused_by_name(tmp_path, name):
     with pytest.raises(DataError, match=r"valid_outputs\.npz is damaged"):
         read_outputs(folder)
     assert run("diagnose", folder).exit_code == 3
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_line_of_layers_without_one_of_its_keys_is_one_clear_line(tmp_path, number):
+    folder = make_run(tmp_path / "a")
+    lines = [json.loads(line) for line in (folder / "layers.jsonl").read_text().splitlines()]
+    optional = ("version", "kind", "guessing", "precision", "clip_grad", "step", "output_bias",
+                "recording_s")  # fmt: skip
+    for key in set(lines[number]).difference(optional):
+        changed = [dict(line) for line in lines]
+        del changed[number][key]
+        text = "".join(json.dumps(line) + "\n" for line in changed)
+        (folder / "layers.jsonl").write_text(text)
+        result = run("diagnose", folder)
+        assert (result.exit_code, "layers.jsonl is damaged" in result.stderr) == (3, True), key
 
 
 @pytest.mark.parametrize("file", ["metrics.csv", "layers.jsonl", "valid_outputs.npz"])

@@ -129,3 +129,27 @@ def test_a_run_without_records_has_no_pictures(tmp_path):
     assert drawn(tmp_path) == {}
     (tmp_path / "layers.jsonl").write_text(json.dumps({"kind": "start", "x": math.pi}))
     assert drawn(tmp_path) == {}
+
+
+def test_layers_that_are_not_trained_are_no_answer_to_how_far_a_step_moves_them(tmp_path):
+    write_log(tmp_path, 3)
+    lines = [json.loads(line) for line in (tmp_path / "layers.jsonl").read_text().splitlines()[:4]]
+    trained = {
+        "a": {"trained": False},
+        "b": {"trained": True},
+        "c": {"trained": True, "from_epoch": 3},
+    }
+    lines[0]["weights"] = trained
+    for line in lines[1:]:
+        still = {"weight": [2.0, 2.0], "update": [0.0, 0.0]}
+        moves = line["weights"]["b"]
+        line["weights"] = {"a": still, "b": moves, "c": moves if line["epoch"] == 3 else still}
+    (tmp_path / "layers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows = drawn(tmp_path)["gradient_flow"].rows
+    assert [row for row in rows if row[1] == "c"][:2] == [(1, "c", None), (2, "c", None)]
+    assert {row[1] for row in rows if row[2] is not None} == {"b", "c"}
+
+
+def test_a_log_that_cannot_be_read_costs_its_pictures_only(tmp_path):
+    (tmp_path / "layers.jsonl").mkdir()
+    assert drawn(tmp_path) == {}

@@ -93,6 +93,9 @@ EDITS = {
     "steps below 0": (("train", "scheduler", "num_steps"), -1, "num_steps"),
     "epoch that is a text": (("train", "epoch"), "one", "epoch"),
     "no epoch": (("train",), {}, "no epoch"),
+    "best epoch without its metric": (
+        ("train", "best"), {"epoch": 1, "loss": 0.5}, "its best.accuracy is no number"),
+    "best epoch whose loss is a text": (("train", "best", "loss"), "low", "its best.loss"),
     "weights of another shape": (
         ("state_dict", "conv1.weight"), torch.ones(3), "size mismatch"),
     "settings that are a list": (("config",), [], "config"),

@@ -151,7 +151,7 @@ def test_wrong_call_is_a_usage_error(call, message):
 @needs_timm
 @pytest.mark.parametrize("call", ["timm:resnet18", "timm:swinv2_tiny_window8_256(img_size=64)"])
 def test_summary_knows_timms_models_also_those_that_compute_with_their_weights_when_built(call):
-    from ptkit.looking.summary import summarize_subject
+    from ptkit.looking.summary_subject import summarize_subject
 
     model, _ = build_model(call, num_classes=10, size=64, seed=0)
     found = summarize_subject(call, size=64)

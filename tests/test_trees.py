@@ -4,12 +4,12 @@ from pathlib import Path
 import pytest
 from tiny_scans import make_tree
 
-from ptkit.core.data.sets.class_folders import unfinished
 from ptkit.core.data.splits.scanning import Scan
 from ptkit.core.data.splits.splitting import Split
 from ptkit.core.data.splits.trees import Tree, check_tree
 from ptkit.core.data.splits.trees import make_tree as fill_tree
 from ptkit.core.errors import DataError
+from ptkit.core.new_folders import new_folder
 from ptkit.core.training.links import link_checkpoint
 
 
@@ -64,7 +64,7 @@ def test_what_a_killed_process_left_gets_into_no_tree(listed_images, kind):
 
 def test_what_a_killed_process_left_gets_into_no_data_set(tmp_path):
     leave(tmp_path / f".set.{os.getpid()}/set/train")
-    with unfinished(tmp_path / "set") as (folder, _):
+    with new_folder(tmp_path / "set") as (folder, _):
         (folder / "new.png").touch()
     assert [path.name for path in (tmp_path / "set").rglob("*")] == ["new.png"]
 

@@ -36,8 +36,8 @@ def diagnose(
 ) -> None:
     """Say what is wrong with a run, in words with numbers, and which command to try.
 
-    Looks at what training recorded in the run folder, and for one rule, `too good`, at its model
-    and its images. What another finding explains is counted and not repeated.
+    Looks at what training recorded in the run folder, and for two of the rules at its model and its
+    images. What another finding explains is counted and not repeated.
 
     Example: ptkit diagnose runs/1
     """

@@ -9,7 +9,8 @@ from ptkit.commands.output import Printer
 from ptkit.core.wording import table
 
 if TYPE_CHECKING:
-    from ptkit.looking.summary import ModelSummary, Row, Summarized
+    from ptkit.looking.summary import ModelSummary, Row
+    from ptkit.looking.summary_subject import Summarized
 
 WIDTH = 100
 _MIN_NAME, _MAX_KIND = 24, 20
@@ -52,7 +53,7 @@ def summary(
     Example: ptkit summary resnet18 --size 224 --depth 2
     """
     from ptkit.core.sizes import read_size
-    from ptkit.looking.summary import summarize_subject
+    from ptkit.looking.summary_subject import summarize_subject
 
     sides = None if size is None else read_size(size)
     found = summarize_subject(

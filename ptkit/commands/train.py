@@ -18,6 +18,7 @@ from ptkit.commands.output import Printer, complain
 from ptkit.commands.progress import MINUTE, Clock, Pace, bar, live_line
 from ptkit.commands.series import print_series
 from ptkit.core.errors import UsageError
+from ptkit.core.shares import is_share
 from ptkit.core.wording import counted, duration
 
 if TYPE_CHECKING:
@@ -320,4 +321,4 @@ def metric_text(name: str, value: float) -> str:
     """Return a metric as it is shown: shares in percent, errors in the labels' units, loss and r2
     as they are.
     """
-    return f"{value:.4g}" if name in ("mae", "rmse", "r2", "loss") else f"{value:7.2%}"
+    return f"{value:7.2%}" if is_share(name) else f"{value:.4g}"

@@ -264,6 +264,19 @@ def _lock(folder: Path, *, shared: bool) -> Iterator[bool]:
         os.close(descriptor)
 
 
+def could_lock_now(descriptor: int) -> bool:
+    """Lock an open file until its descriptor is closed; return whether it is locked now, which is
+    never so where there are no locks.
+    """
+    if flock is None:
+        return False
+    try:
+        flock(descriptor, LOCK_EX | LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
 def could_lock(descriptor: int, *, shared: bool = False) -> bool:
     """Lock an open file or folder until its descriptor is closed; return whether that could be
     done, after a little patience. Where there are no locks all may pass.

@@ -18,7 +18,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from ptkit.core.errors import DataError, StorageError
+from ptkit.core.errors import DataError, ImageError, StorageError
 
 T = TypeVar("T")
 # Threads that wait for the disk and need no core: from one that answers after 10 ms, so many read
@@ -39,10 +39,11 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def with_retries(path: str | Path, read: Callable[..., T], *args: Any) -> T:
-    """Return what `read(*args)` gives for a file; a disk that fails for a moment gets three tries.
+    """Return what `read(*args)` gives for the file of an image; a disk that fails for a moment gets
+    three tries.
 
     Raises:
-        DataError: the file cannot be read. StorageError: the disk failed three times.
+        ImageError: the file cannot be read. StorageError: the disk failed three times.
     """
     for _attempt in range(3):
         try:
@@ -50,7 +51,7 @@ def with_retries(path: str | Path, read: Callable[..., T], *args: Any) -> T:
         except OSError as error:
             failure = error
             if error.errno not in _TRANSIENT:
-                raise DataError(f"cannot read {path}: {error.strerror or error}") from None
+                raise ImageError(f"cannot read {path}: {error.strerror or error}") from None
     raise StorageError(f"cannot read {path} after three tries: {failure.strerror}") from failure
 
 

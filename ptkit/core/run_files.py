@@ -3,9 +3,11 @@
 import csv
 import io
 import json
+import shlex
 import zipfile
 import zlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,8 @@ from ptkit.core.wording import reason_of
 
 METRICS_FILE, LAYERS = "metrics.csv", "layers.jsonl"
 VALID_OUTPUTS, MARGINS = "valid_outputs.npz", "margins.npz"
-# Of the outputs of two epochs on the validation list.
-MOST_OUTPUT_BYTES = 1 << 30
+# Of what grows with the lists: outputs of two epochs, or margins.
+MOST_BYTES_OF_LISTS = 1 << 30
 _MOST_BYTES = 64 << 20
 
 # A row of metrics.csv, column to value; None where an image has no single right answer.
@@ -54,6 +56,26 @@ class Outputs:
     @property
     def accuracy(self) -> float:
         return float((self.answers == self.labels).mean())
+
+    def divided_by(self, temperature: float) -> "Outputs":
+        """Return them as a calibrated model has them."""
+        return self if temperature == 1 else replace(self, values=self.values / temperature)
+
+
+@dataclass(frozen=True)
+class RunMargins:
+    """Of each training image, (n,): the sum over the epochs of the output of its label minus the
+    largest other one, and how many are in it. rows: see `Outputs`.
+    """
+
+    total: Floats
+    count: Indices
+    rows: Indices | None = None
+
+
+def resume_command(run: Path) -> str:
+    """Return the command that continues a run, or a series of runs."""
+    return f"ptkit train --resume {shlex.quote(str(run))}"
 
 
 def why_no_run(folder: Path) -> str | None:
@@ -120,10 +142,10 @@ def read_outputs(run: Path) -> Outputs | None:
     """Return the outputs of the best epoch; None where there are none, or not all are finite.
 
     Raises:
-        DataError: the file is damaged.
+        DataError: the file is damaged. StorageError: it cannot be read.
     """
     file = run / VALID_OUTPUTS
-    arrays = read_arrays(file, most_bytes=MOST_OUTPUT_BYTES)
+    arrays = read_arrays(file, most_bytes=MOST_BYTES_OF_LISTS)
     if arrays is None:
         return None
     try:
@@ -134,9 +156,33 @@ def read_outputs(run: Path) -> Outputs | None:
         raise DataError(f"{file} is damaged ({reason_of(error)})") from error
     if values.ndim != 2 or labels.shape != values.shape[:1] or not len(labels):
         raise DataError(f"{file} is damaged: outputs {values.shape} for labels {labels.shape}")
+    if found.rows is not None and found.rows.shape != labels.shape:
+        raise DataError(f"{file} is damaged: {found.rows.shape} rows for {labels.shape} images")
     if labels.min() < 0 or labels.max() >= values.shape[1]:
         raise DataError(f"{file} is damaged: labels up to {labels.max()} of {values.shape[1]}")
     return found if np.isfinite(values).all() else None
+
+
+def read_margins(run: Path) -> RunMargins | None:
+    """Return the margins of the training images; None of a run that recorded none.
+
+    Raises:
+        DataError: the file is damaged. StorageError: it cannot be read.
+    """
+    file = run / MARGINS
+    arrays = read_arrays(file, most_bytes=MOST_BYTES_OF_LISTS)
+    if arrays is None:
+        return None
+    try:
+        found = RunMargins(
+            arrays["sum"].astype(float), _integers(arrays["count"]), _integers(arrays.get("rows"))
+        )
+    except (LookupError, TypeError, ValueError) as error:
+        raise DataError(f"{file} is damaged ({reason_of(error)})") from error
+    shapes = {each.shape for each in (found.total, found.count, found.rows) if each is not None}
+    if len(shapes) > 1 or found.total.ndim != 1:
+        raise DataError(f"{file} is damaged: arrays of the shapes {sorted(shapes)}")
+    return found
 
 
 def write_arrays(file: Path, **arrays: Any) -> None:
@@ -182,6 +228,19 @@ def sound_arrays(file: Path, *, most_bytes: int = _MOST_BYTES) -> dict[str, npt.
         return read_arrays(file, most_bytes=most_bytes) or {}
     except (DataError, StorageError):
         return {}
+
+
+def sound_layers(run: Path) -> list[dict[str, Any]]:
+    """Return the lines of layers.jsonl; none where it is missing or cannot be read."""
+    try:
+        return read_layers(run)
+    except (DataError, StorageError):
+        return []
+
+
+def floats(values: Sequence[float | None]) -> npt.NDArray[np.float64]:
+    """Return numbers of a line, NaN where there is none or it was not finite."""
+    return np.array([np.nan if value is None else value for value in values], float)
 
 
 def softmax(values: Floats) -> Floats:

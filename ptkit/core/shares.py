@@ -1,4 +1,18 @@
-"""Shares of images, with the intervals that so many images leave."""
+"""Shares of images with the intervals that so many leave; which metrics are none."""
+
+# Of which less is better; and r2, of which more is.
+_LESS_IS_BETTER = ("loss", "mae", "rmse")
+_IN_OWN_UNITS = (*_LESS_IS_BETTER, "r2")
+
+
+def is_share(metric: str) -> bool:
+    """Say whether a metric is a share, which is shown in percent."""
+    return metric not in _IN_OWN_UNITS
+
+
+def is_less_better(metric: str) -> bool:
+    """Say whether the least value of a metric, or of the loss, is the best."""
+    return metric in _LESS_IS_BETTER
 
 
 def interval(right: float, total: int) -> tuple[float, float]:

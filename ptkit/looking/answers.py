@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # The answer for an image of none of the classes.
 UNKNOWN = "unknown"
+# Why an image is: its class is less probable than it must be, or it is unlike those of training.
+THRESHOLD, STRANGER = "threshold", "stranger"
 # How exact probabilities are in files.
 EXACT = "{:.6g}"
 
@@ -28,7 +30,8 @@ class Answers:
     labels, or the numbers again. top: how many classes a row names. notes: what was done to get
     bare weights, a line each. trained_on: bool (N,), which images the
     weights were trained on; None where that is unknown. unknown: bool (N,), which images are said
-    to be of no class; None where all are of one.
+    to be of no class; None where all are of one. thresholds: (K,), the probability that an answer
+    must have; None where any is enough.
     errors: row -> why that image cannot be read; its values are nan, and its answer means nothing.
     labels: what is true, like `answers`, and known: bool (N,), of which images; None for none.
     """
@@ -42,6 +45,7 @@ class Answers:
     notes: tuple[str, ...] = ()
     trained_on: np.ndarray | None = None
     unknown: np.ndarray | None = None
+    thresholds: np.ndarray | None = None
     errors: Mapping[int, str] = field(default_factory=dict)
     labels: np.ndarray | None = None
     known: np.ndarray | None = None
@@ -52,7 +56,8 @@ class Answers:
 
         One class an image: class, index, probability, and with `top` above 1 the most probable
         classes under `top`; of an unknown image class "unknown", index None, the probability of the
-        most probable class, and that one's name under `most_probable`. Several: classes, indices,
+        most probable class, that one's name under `most_probable`, and THRESHOLD or STRANGER under
+        `unknown_because`. Several: classes, indices,
         probabilities. Numbers: numbers. All: true, the label, where there is one; trained_on, true,
         for an image that the weights were trained on.
         An image that cannot be read: error.
@@ -83,7 +88,7 @@ class Answers:
         else:
             places = ["", *(f" {k}" for k in range(2, min(self.top, len(self.class_names)) + 1))]
             own = [f"{name}{place}" for place in places for name in ("class", "probability")]
-            own += ["most_probable"] if self.unknown is not None else []
+            own += ["most_probable", "unknown_because"] if self.unknown is not None else []
             true = ["true"]
         return ["path", *own, *(true if self.labels is not None else []), "error"]
 
@@ -129,10 +134,16 @@ class Answers:
         answer = named(int(self.answers[row]))
         if self.unknown is not None and self.unknown[row]:
             answer |= {"class": UNKNOWN, "index": None, "most_probable": answer["class"]}
+            answer["unknown_because"] = self._why_unknown(row)
         if self.top > 1:
             order = np.argsort(-values, kind="stable")[: self.top].tolist()
             answer["top"] = list(map(named, order))
         return answer
+
+    def _why_unknown(self, row: int) -> str:
+        k = int(self.answers[row])
+        is_below = self.thresholds is not None and self.values[row, k] < self.thresholds[k]
+        return THRESHOLD if is_below else STRANGER
 
     def _true(self, row: int) -> Any:
         assert self.labels is not None
@@ -198,4 +209,5 @@ def _cells(row: Mapping[str, Any], share: str) -> dict[str, str]:
         number = f" {place + 1}" if place else ""
         cells[f"class{number}"] = found["class"]
         cells[f"probability{number}"] = share.format(found["probability"])
-    return cells | {"most_probable": row.get("most_probable", "")} | truth
+    why = {name: row.get(name, "") for name in ("most_probable", "unknown_because")}
+    return cells | why | truth

@@ -12,7 +12,7 @@ from ptkit.core.data.checking.cropping import CropLoss, crop_losses
 from ptkit.core.data.checking.evidence import Evidence, Listing, gather
 from ptkit.core.data.checking.findings import ACTIONS, RULES, Finding, Findings, apply_rules
 from ptkit.core.data.checking.ignoring import read_ignored
-from ptkit.core.data.labels import SINGLE
+from ptkit.core.data.labels import MULTI, SINGLE
 from ptkit.core.data.lists import ImageList, classes_file, read_list
 from ptkit.core.data.moved import check_root
 from ptkit.core.data.splits.given_parts import PART_NAMES, part_of
@@ -148,12 +148,7 @@ def _of_lists(files: Sequence[Path], *, root: Path | None, classes: Path | None)
     if len(set(names)) < len(names):
         names = [str(file) for file in files]
     training = _training(names)
-    # As training reads them: a list without a file of names has those of the training list.
-    common = None if training is None else classes_file(files[training])
-    lists = [
-        read_list(file, classes=classes or classes_file(file) or common, root=root)
-        for file in files
-    ]
+    lists = _read(files, training=training, root=root, classes=classes)
     kinds = {images.label_kind for images in lists}
     if len(kinds) > 1:
         raise DataError(
@@ -170,6 +165,32 @@ def _of_lists(files: Sequence[Path], *, root: Path | None, classes: Path | None)
         tuple(names),
         training,
     )
+
+
+def _read(
+    files: Sequence[Path], *, training: int | None, root: Path | None, classes: Path | None
+) -> list[ImageList]:
+    """Read lists as training does: those without a file of names have that of the training list,
+    and all have its kind of labels, which one list alone may not show.
+    """
+    if training is None:
+        return [read_list(file, classes=classes, root=root) for file in files]
+    first = read_list(files[training], classes=classes, root=root)
+    common = classes_file(files[training], classes)
+    # Of one class an image, a class that training does not have is a finding.
+    has_sets = first.label_kind == MULTI and first.has_named_labels
+    return [
+        first
+        if k == training
+        else read_list(
+            file,
+            classes=classes or classes_file(file) or common,
+            kind=None if first.label_kind == SINGLE else first.label_kind,
+            known=first.class_names if has_sets else None,
+            root=root,
+        )
+        for k, file in enumerate(files)
+    ]
 
 
 def _labels(lists: Sequence[ImageList], *, first: int) -> tuple[np.ndarray, tuple[str, ...]]:

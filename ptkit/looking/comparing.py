@@ -1,6 +1,5 @@
 """Runs side by side: their metrics with intervals, what differs, and whether that is chance."""
 
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,8 @@ from ptkit.core.comparing.differences import (
 )
 from ptkit.core.comparing.runs import FoundRun, find_runs, value_text
 from ptkit.core.errors import UsageError
-from ptkit.core.training.tasks.task import is_less_better
+from ptkit.core.run_files import resume_command
+from ptkit.core.shares import is_less_better
 from ptkit.core.wording import check_choice, counted
 from ptkit.looking.pictures import picture_folder
 from ptkit.plots.comparison import Compared, comparison_figure
@@ -86,9 +86,11 @@ def compare_runs(places: Sequence[Path], *, by: str = "run") -> Comparison:
     """
     check_choice("--by", by, BY)
     found = find_runs(places)
-    runs = [run for run in found if run.rows]
+    runs = [run for run in found if run.rows and run.main in run.metrics]
     left_out = tuple(
-        f"{run.name} is left out: it has no finished epoch" for run in found if not run.rows
+        f"{run.name} is left out: it has no {'finished epoch' if not run.rows else run.main}"
+        for run in found
+        if run not in runs
     )
     if len(runs) < 2:
         raise UsageError(
@@ -106,8 +108,8 @@ def compare_runs(places: Sequence[Path], *, by: str = "run") -> Comparison:
         ranked = ranked_differences(runs, differences)
         return Comparison(tuple(runs), (), tuple(differences), tuple(ranked), left_out)
     left_out += tuple(
-        f"{run.name} is left out: it has not reached its end; `ptkit train --resume"
-        f" {shlex.quote(run.name)}` continues it"
+        f"{run.name} is left out: it has not reached its end; `{resume_command(run.folder)}`"
+        " continues it"
         for run in runs
         if run.predictions is None
     )
@@ -131,7 +133,8 @@ def write_comparison(found: Comparison, out: Path | None = None) -> PictureFolde
         StorageError: the disk refused. UsageError: a file there is someone else's.
     """
     with picture_folder("compare", out=out) as files:
-        files.add_figure("compare.png", comparison_figure(_drawn(found), metric=found.metric))
+        figure = comparison_figure(_drawn(found), metric=found.metric, footer=_footer(found))
+        files.add_figure("compare.png", figure)
         files.add_csv("metrics.csv", ["run", "metric", "value", "low", "high"], _metric_rows(found))
         names = [run.name for run in found.runs]
         settings = (
@@ -251,6 +254,12 @@ def _metric_rows(found: Comparison) -> Iterator[list[Any]]:
             yield [run.name, name, value, *(run.intervals.get(name) or ("", ""))]
 
 
+def _footer(found: Comparison) -> str:
+    """Return how many images the numbers are of, where that is one number."""
+    counts = {len(run.predictions.paths) for run in found.runs if run.predictions is not None}
+    return f"n = {counts.pop():,} validation images" if len(counts) == 1 else ""
+
+
 def _drawn(found: Comparison) -> list[Compared]:
     """Return a row a setting where runs are pooled, else a row a run."""
     metric = found.metric
@@ -258,7 +267,7 @@ def _drawn(found: Comparison) -> list[Compared]:
         return [
             Compared(
                 run.name,
-                run.metrics.get(metric, float("nan")),
+                run.metrics[metric],
                 run.intervals.get(metric),
                 (_curve(run, metric),),
             )

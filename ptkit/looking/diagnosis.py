@@ -1,6 +1,5 @@
 """The check-up of a run: what its files say, and what only its model and images can tell."""
 
-import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from ptkit.core.device import choose_device
 from ptkit.core.diagnosis.findings import Finding
 from ptkit.core.diagnosis.recorded import Evidence, Recorded, read_records
 from ptkit.core.diagnosis.rules import findings
-from ptkit.core.errors import PtkitError
+from ptkit.core.errors import DataError, PtkitError
+from ptkit.core.run_files import resume_command
 from ptkit.core.training.holding import is_unfinished
 from ptkit.core.training.setup_lists import lists_of_run
 from ptkit.core.wording import reason_of
@@ -52,28 +52,29 @@ def diagnose(
 
 def continuation(run: Path) -> str | None:
     """Return the command that continues a run; None of one that is done."""
-    if not is_unfinished(run):
-        return None
-    return f"ptkit train --resume {shlex.quote(str(run))}"
+    return resume_command(run) if is_unfinished(run) else None
 
 
 def _evidence(run: Path, data: DataSettings, *, device: str, workers: int) -> Evidence:
-    """Look at the images, if they and the model are still there."""
+    """Look at the model and the images, if they are still there."""
+    found = Evidence()
     try:
         subject = load_subject(run)
+        found = replace(found, temperature=subject.task.temperature)
         train, valid = lists_of_run(data)
         if train.label_kind != SINGLE:
-            return Evidence(why_none="images have no single class")
+            return replace(found, why_none="images have no single class")
         accuracy, count = _clean_accuracy(subject, train, device=device, workers=workers)
     # A run that was moved, or of a user's own model, has its files all the same.
     except PtkitError as error:
-        return Evidence(why_none=reason_of(error))
+        return replace(found, why_none=reason_of(error))
+    found = replace(found, clean_train_accuracy=accuracy, num_clean=count)
     trained_on = _trained_on(subject)
     if trained_on is None:
-        return Evidence(accuracy, count)
+        return found
     hashes = hash_files(valid, _some_of(valid, _MOST_READ))
     num_leaked = int((np.isin(hashes, trained_on) & (hashes != 0)).sum())
-    return Evidence(accuracy, count, num_leaked, len(hashes))
+    return replace(found, num_leaked=num_leaked, num_looked_at=len(hashes))
 
 
 def _trained_on(subject: Subject) -> npt.NDArray[np.int64] | None:
@@ -92,8 +93,10 @@ def _clean_accuracy(
     """Return the accuracy on some training images without augmentation, and how many they are."""
     chosen, bad = train.subset(_some_of(train, _NUM_CLEAN)), dict[int, str]()
     found, _ = subject.predict(chosen, device=device, workers=workers, bad=bad)
-    labels = np.delete(chosen.labels, list(bad))
-    return float((found.answers == labels).mean()), len(labels)
+    good = np.setdiff1d(np.arange(len(chosen)), list(bad))
+    if not len(good):
+        raise DataError(f"no training image can be read; the first: {bad[min(bad)]}")
+    return float((found.answers[good] == chosen.labels[good]).mean()), len(good)
 
 
 def _some_of(images: ImageList, most: int) -> npt.NDArray[np.int64]:

@@ -98,8 +98,11 @@ def find_regions(
     batches = Batches(images, pipeline, sampling, device=device, workers=workers)
     chosen: list[str] = []
     for made in batches.epoch(bad=bad):
+        good = [k for k, index in enumerate(made.indices.tolist()) if index not in (bad or ())]
+        if not good:
+            continue
         # Of several crops the first.
-        batch = made.images[:: made.num_crops]
+        batch = made.images[:: made.num_crops][good]
         values = _values(subject, batch)
         columns = [[k] * len(batch) for k in classes] or [_explained(subject, values)]
         if not chosen and layers:
@@ -112,9 +115,7 @@ def find_regions(
             for place, column in enumerate(columns)
         }
         shown = subject.pixels(batch)
-        for row, index in enumerate(made.indices.tolist()):
-            if index in (bad or ()):
-                continue
+        for row, index in enumerate(made.indices[good].tolist()):
             path = images.listed_path(index)
             for (layer, place), heat in heats.items():
                 k = columns[place][row]
@@ -158,7 +159,8 @@ def draw_regions(
             shown.setdefault(region.layer, []).append(explained)
     drawn = {}
     of = " and ".join(classes) or "what it answered"
-    footer = f"n = {len(drawn_paths):,} of {len(images):,} images · {source}"
+    paths = {row["path"] for row in rows}
+    footer = f"n = {len(drawn_paths & paths):,} of {len(paths):,} images · {source}"
     for layer, name in zip(shown, file_names("", shown), strict=True):
         figure = gradcam_figure(shown[layer], layer=layer, of=of, footer=footer)
         drawn[f"gradcam/{layer}"] = pictures.add_figure(f"gradcam-{name}.png", figure)

@@ -13,9 +13,8 @@ from ptkit.core.data import images as decoder
 from ptkit.core.data.lists import ImageList
 from ptkit.core.errors import DataError
 from ptkit.core.files import quoted, write_atomically
-from ptkit.core.run_files import MARGINS, read_arrays, why_no_run
+from ptkit.core.run_files import MARGINS, read_margins, why_no_run
 from ptkit.core.training.setup_lists import lists_of_run
-from ptkit.core.wording import reason_of
 from ptkit.looking.subject import load_subject
 from ptkit.plots.contact_sheet import contact_sheet
 from ptkit.plots.fonts import class_labels
@@ -63,22 +62,27 @@ def review_labels(
     """
     if (why := why_no_run(run)) is not None:
         raise DataError(why)
-    total, count, rows = _read_margins(run / MARGINS)
+    recorded = read_margins(run)
+    if recorded is None:
+        raise DataError(
+            f"{run} has no {MARGINS}: only runs with one class an image, without MixUp and CutMix,"
+            " and with log.layers record the margins of their training images"
+        )
     data = resolve(read_toml(run / "config.toml")).data
     listed, _ = lists_of_run(data if root is None else replace(data, root=str(root)))
     subject = load_subject(run)
     trained_on = (subject.weights.checkpoint or {}).get("data", {}).get("list_sha256")
     if listed.sha256 != trained_on:
         raise DataError(f"{listed.file} is not the list that {run} was trained with")
-    if rows is None and len(listed) != len(total):
+    if recorded.rows is None and len(listed) != len(recorded.total):
         raise DataError(
             f"{run} left out images that could not be read, and an earlier version did not record"
             " which: train it again"
         )
     # Without the images that training left out.
-    images = listed if rows is None else listed.subset(rows)
-    margins = total / np.maximum(count, 1)
-    negative = np.flatnonzero((count > 0) & (margins < 0))
+    images = listed if recorded.rows is None else listed.subset(recorded.rows)
+    margins = recorded.total / np.maximum(recorded.count, 1)
+    negative = np.flatnonzero((recorded.count > 0) & (margins < 0))
     worst = negative[np.argsort(margins[negative], kind="stable")][:MAX_SUSPECTS]
     suspects = images.subset(worst)
     suggested = np.zeros(0, np.int64)
@@ -139,28 +143,6 @@ def write_relabelling(review: LabelReview, file: Path) -> bool:
     ]
     write_atomically(file, "".join(lines).encode("utf-8", "surrogateescape"))
     return True
-
-
-def _read_margins(
-    file: Path,
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
-    """Return sums, counts, and where the images are in their list; None for all of them."""
-    arrays = read_arrays(file)
-    if arrays is None:
-        raise DataError(
-            f"{file.parent} has no {file.name}: only runs with one class an image, without MixUp"
-            " and CutMix, and with log.layers record the margins of their training images"
-        )
-    total, count, rows = (arrays.get(name) for name in ("sum", "count", "rows"))
-    if total is None or count is None or total.ndim != 1 or total.shape != count.shape:
-        raise DataError(f"{file} is damaged: it has no sum and count of each image")
-    if rows is not None and rows.shape != total.shape:
-        raise DataError(f"{file} is damaged: {rows.shape} rows for {total.shape} images")
-    try:
-        numbers = total.astype(np.float64), count.astype(np.int64)
-        return *numbers, None if rows is None else rows.astype(np.int64)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{file} is damaged ({reason_of(error)})") from error
 
 
 def _pixels(images: ImageList, rows: Sequence[int]) -> list[np.ndarray]:

@@ -13,10 +13,10 @@ from ptkit.core.config.layers import to_layer
 from ptkit.core.config.settings import FLAGS, KEYWORDS, Settings
 from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
 from ptkit.core.parts.calls import names_code, parse
+from ptkit.core.run_files import sound_layers
 from ptkit.core.training.tasks.metrics import majority_of
 from ptkit.core.training.tasks.task import Task
 from ptkit.core.wording import counted, one_line
-from ptkit.looking.run_history import sound_layers
 from ptkit.looking.subject import Subject
 
 # Where and how fast a run was, and what it found out by itself.

@@ -121,6 +121,7 @@ def predict_parts(
         np.empty(0),
         top,
         notes=subject.weights.lines,
+        thresholds=_thresholds(subject),
     )
     return _parts(blank, asked, found, errors)
 
@@ -188,7 +189,21 @@ def predict_images(subject: Subject, images: Image | Sequence[Image], *, top: in
     answers = np.concatenate([part.answers for part in parts])
     doubts = [part.unknown for part in parts if part.unknown is not None]
     unknown = np.concatenate(doubts) if doubts else None
-    return Answers(paths, subject.class_names, task.kind, values, answers, top, unknown=unknown)
+    return Answers(
+        paths,
+        subject.class_names,
+        task.kind,
+        values,
+        answers,
+        top,
+        unknown=unknown,
+        thresholds=_thresholds(subject),
+    )
+
+
+def _thresholds(subject: Subject) -> np.ndarray | None:
+    found = subject.task.thresholds
+    return None if found is None else found.cpu().numpy()
 
 
 def with_predict(subject: Subject) -> torch.nn.Module:

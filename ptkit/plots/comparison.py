@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ptkit.core.wording import counted
+from ptkit.core.shares import is_share
 from ptkit.plots.fonts import class_labels
 from ptkit.plots.style import INK, house_style, light_grid, new_page, number, percent_labels
 
@@ -34,9 +34,9 @@ def comparison_figure(rows: Sequence[Compared], *, metric: str, footer: str = ""
     metric: shares of 0..1, but for the errors of numbers.
     """
     shown = rows[:_MAX_ROWS]
-    is_share = metric not in ("mae", "rmse", "r2")
     height = _ROW * len(shown)
-    notes = [f"{len(shown)} of {counted(len(rows), 'row')}; lines are 95% intervals."]
+    some = f"{len(shown)} of {len(rows):,} rows; " if len(rows) > len(shown) else ""
+    notes = [f"{some}lines are 95% intervals."]
     title = f"Which is better? Validation {metric}"
     page = new_page(_LEFT + _PLOT, height + _CURVES + 90, title=title, notes=notes, footer=footer)
     colors = [matplotlib.colormaps["tab10"](k % 10) for k in range(len(shown))]
@@ -45,7 +45,7 @@ def comparison_figure(rows: Sequence[Compared], *, metric: str, footer: str = ""
         if row.interval is not None:
             axes.hlines(k, *row.interval, color=color, linewidth=2)
         axes.scatter([row.value], [k], color=color, s=36, zorder=3)
-        text = f"{row.value:.1%}" if is_share else number(row.value)
+        text = f"{row.value:.1%}" if is_share(metric) else number(row.value)
         axes.annotate(text, (row.value, k), xytext=(0, 6), textcoords="offset points",
                       ha="center", size=7, color=INK)  # fmt: skip
     axes.set_yticks(np.arange(len(shown)), class_labels([row.name for row in shown]))
@@ -60,6 +60,6 @@ def comparison_figure(rows: Sequence[Compared], *, metric: str, footer: str = ""
     below.set_xlabel("epoch")
     light_grid(below, "y")
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if is_share:
+    if is_share(metric):
         percent_labels(axes.xaxis, below.yaxis)
     return page.figure

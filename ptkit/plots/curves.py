@@ -9,14 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from ptkit.core.shares import interval, share_text
+from ptkit.core.shares import interval, is_less_better, is_share, share_text
 from ptkit.plots import style
 
 Row = Mapping[str, float | None]
 
 _WIDTH, _LEFT, _PANEL, _STRIP, _BETWEEN = 760, 56, 230, 72, 22
-# Metrics of which less is better.
-_ERRORS = ("mae", "rmse")
 _PARTS = ("train", "valid")
 # Of a label at the line of a baseline: a character of the width of a panel, and all of its height.
 _CHARACTER, _HEIGHT = 0.008, 0.12
@@ -111,7 +109,7 @@ def _draw_metric(axes: Axes, rows: Sequence[Row], *, metric: str, num_valid: int
         low, high = np.transpose(ends)
         axes.fill_between(epochs, low, high, color=style.ORANGE, alpha=0.18, linewidth=0)
     _draw_curves(axes, rows, metric)
-    if metric in _ERRORS:
+    if is_less_better(metric):
         axes.set_ylim(bottom=0)
         style.number_labels(axes)
         return
@@ -193,7 +191,7 @@ def _draw_legend(page: style.Page, *, has_band: bool) -> None:
 
 def _best_row(rows: Sequence[Row], metric: str) -> Row | None:
     """Return the row of the best validation metric; ties go to the lower loss, then the earlier."""
-    sign, values = (-1 if metric in _ERRORS else 1), _column(rows, f"valid_{metric}")
+    sign, values = (-1 if is_less_better(metric) else 1), _column(rows, f"valid_{metric}")
     losses = np.nan_to_num(_column(rows, "valid_loss"), nan=math.inf)
     known = np.flatnonzero(np.isfinite(values)).tolist()
     best = max(known, key=lambda k: (sign * values[k], -losses[k]), default=None)
@@ -207,7 +205,7 @@ def _title(rows: Sequence[Row], best: Row | None, *, metric: str, num_valid: int
     if metric == "accuracy":
         found = share_text(round(value * num_valid), num_valid)
     else:
-        found = f"{metric} {style.number(value) if metric in _ERRORS else style.percent(value)}"
+        found = f"{metric} {style.percent(value) if is_share(metric) else style.number(value)}"
     return f"How well does it learn? {found} at epoch {epoch} of {len(rows)}"
 
 

@@ -24,9 +24,8 @@ from ptkit.core.comparing.significance import (
     welch,
 )
 from ptkit.core.data.labels import REGRESSION
-from ptkit.core.training.tasks.task import is_less_better
-
-_IN_OWN_UNITS = ("mae", "rmse", "r2", "loss")
+from ptkit.core.run_files import resume_command
+from ptkit.core.shares import is_less_better, is_share
 
 
 @dataclass(frozen=True)
@@ -130,11 +129,6 @@ def series_cells(setting: Setting) -> dict[str, str]:
     mean.
     """
     return {metric: _mean_text(setting, metric) for metric in setting.values}
-
-
-def is_share(metric: str) -> bool:
-    """Say whether a metric is a share, which is shown in percent."""
-    return metric not in _IN_OWN_UNITS
 
 
 def metric_text(metric: str, value: float) -> str:
@@ -302,7 +296,7 @@ def _not_comparable(first: FoundRun, second: FoundRun) -> str:
         if run.predictions is None:
             return (
                 f"{run.name} did not reach its end and has no answers to compare; finish it with"
-                f" `ptkit train --resume {run.name}`"
+                f" `{resume_command(run.folder)}`"
             )
     before, after = first.predictions, second.predictions
     assert before is not None

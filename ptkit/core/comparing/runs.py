@@ -19,11 +19,11 @@ from ptkit.core.config.layers import read_toml, resolve, to_layer
 from ptkit.core.config.settings import Settings
 from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
 from ptkit.core.errors import DataError, UsageError
-from ptkit.core.run_files import read_metrics
-from ptkit.core.shares import interval
+from ptkit.core.run_files import read_metrics, resume_command
+from ptkit.core.shares import interval, is_less_better
 from ptkit.core.training.holding import is_unfinished
 from ptkit.core.training.tasks import metrics as compute
-from ptkit.core.training.tasks.task import METRICS, is_less_better
+from ptkit.core.training.tasks.task import METRICS
 
 # What cannot change a result, or says where and how it was made.
 _ALIKE = {"data.workers", "data.cache", "train.save_every", "train.profile", "train.device"}
@@ -132,7 +132,7 @@ class FoundRun:
         metric = self.settings.train.metric
         if metric == "auto":
             metric = self._recorded
-        is_least = metric == "loss" or is_less_better(metric)
+        is_least = is_less_better(metric)
 
         def order(row: Mapping[str, float]) -> tuple[float, float]:
             loss = row.get("valid_loss", math.inf)
@@ -277,7 +277,7 @@ def read_predictions(file: Path, *, threshold: float | None = None) -> Predictio
     except (KeyError, ValueError, IndexError):
         raise DataError(
             f"{file} is not as `ptkit train` writes it; evaluate the run again with"
-            f" `ptkit train --resume {file.parent}`"
+            f" `{resume_command(file.parent)}`"
         ) from None
 
 

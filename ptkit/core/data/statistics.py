@@ -21,7 +21,7 @@ from ptkit.core.data.images import Pixels
 from ptkit.core.data.keyed import permutation
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.oddities import oddities
-from ptkit.core.errors import DataError, StorageError
+from ptkit.core.errors import DataError, ImageError, StorageError
 from ptkit.core.files import parse_json, write_atomically
 from ptkit.core.machine import decoding_threads
 
@@ -134,7 +134,9 @@ def leave_out(unreadable: Sequence[str], *, total: int, bad: list[str] | None) -
     """
     if unreadable and (bad is None or len(unreadable) == total):
         some = f"{len(unreadable):,} of {total:,} images cannot be read"
-        raise DataError(f"{unreadable[0]} ({some})")
+        # With `bad` they are left out already.
+        error = ImageError if bad is None else DataError
+        raise error(f"{unreadable[0]} ({some})")
     if bad is not None:
         bad += unreadable
 

@@ -35,8 +35,9 @@ def overconfident(run: Recorded) -> Judgement:
     """Probabilities that promise more than they keep."""
     if run.outputs is None:
         return NO_OUTPUTS
-    probabilities, labels = run.outputs.probabilities, run.outputs.labels
-    confidence, right = probabilities.max(axis=1), run.outputs.answers == labels
+    outputs = run.outputs.divided_by(run.evidence.temperature or 1.0)
+    probabilities, labels = outputs.probabilities, outputs.labels
+    confidence, right = probabilities.max(axis=1), outputs.answers == labels
     found = expected_calibration_error(confidence, right)
     usual = _calibrated_ece(confidence)
     numbers = {"ece": found, "usual": usual, "confidence": float(confidence.mean())}
@@ -46,7 +47,7 @@ def overconfident(run: Recorded) -> Judgement:
         f"probabilities are off by {found:.3f} on average (ECE, limit {_ECE:g}; below {usual:.3f}"
         f" in 95 % of calibrated models): {confidence.mean():.1%} sure, {right.mean():.1%} right"
     )
-    temperature, before, after = _calibrated(run.outputs)
+    temperature, before, after = _calibrated(outputs)
     effect = f"dividing outputs by {temperature:.2f}: ECE {before:.3f} to {after:.3f} (other half)"
     # What was measured; label smoothing is the default already.
     command = f"ptkit calibrate {run.quoted_folder} {run.quoted_valid} --only temperature"

@@ -17,6 +17,7 @@ from ptkit.core.run_files import (
     LAYERS,
     Outputs,
     Row,
+    floats,
     read_layers,
     read_metrics,
     read_outputs,
@@ -27,6 +28,11 @@ Floats = npt.NDArray[np.float64]
 
 # Of the largest rate; the part of a run above it is where updates are judged.
 _PEAK = 0.5
+# What rules read of layers.jsonl: of its first line, of an epoch, of a weight in the first line.
+_OF_START = ("num_classes", "class_counts", "valid_counts", "weights", "head", "initial")
+_OF_EPOCH = ("epoch", "loss", "lr", "wait_s", "grad_norm", "sampled", "weights", "activations",
+             "train_s")  # fmt: skip
+_OF_WEIGHT = ("shape", "trained", "lr_scale", "weight_decay")
 
 
 @dataclass(frozen=True)
@@ -35,13 +41,15 @@ class Evidence:
 
     clean_train_accuracy: of the best weights on so many training images (num_clean), without
     augmentation. num_leaked: of so many validation images (num_looked_at) those whose bytes are
-    among those of the training images. why_none: why nothing is known.
+    among those of the training images. temperature: what the checkpoint divides outputs by, since
+    it was calibrated. why_none: why nothing is known of the images.
     """
 
     clean_train_accuracy: float | None = None
     num_clean: int = 0
     num_leaked: int | None = None
     num_looked_at: int = 0
+    temperature: float | None = None
     why_none: str = ""
 
 
@@ -133,7 +141,7 @@ class Recorded:
         "update" since the epoch in which it began to train.
         """
         epochs = self.epochs if what == "weight" else self._trained_in(name)
-        return _floats([v for e in epochs for v in e["weights"].get(name, {}).get(what, [])])
+        return floats([v for e in epochs for v in e["weights"].get(name, {}).get(what, [])])
 
     def updates(self, name: str) -> Floats:
         """Return ‖Δw‖/‖w‖ of a weight at the samples at the peak of the rate."""
@@ -167,7 +175,7 @@ class Recorded:
         return [epoch for epoch in self.epochs if epoch["epoch"] >= first]
 
     def _steps(self, key: str) -> Floats:
-        return _floats([value for epoch in self.epochs for value in epoch[key]])
+        return floats([value for epoch in self.epochs for value in epoch[key]])
 
 
 def read_records(folder: Path) -> Recorded:
@@ -186,6 +194,7 @@ def read_records(folder: Path) -> Recorded:
     metrics, outputs = _columns(read_metrics(folder)), read_outputs(folder)
     try:
         start = by_kind["start"][0] if by_kind["start"] else {}
+        _check_keys(start, by_kind["epoch"])
         return Recorded(
             folder,
             settings,
@@ -218,14 +227,23 @@ def least(values: Floats) -> float:
     return float(np.fmin.reduce(values, initial=np.inf))
 
 
-def _floats(values: Sequence[float | None]) -> Floats:
-    return np.array([np.nan if value is None else value for value in values], float)
+def _check_keys(start: Mapping[str, Any], epochs: Sequence[Mapping[str, Any]]) -> None:
+    """Ask lines of layers.jsonl for what rules read; a KeyError or a TypeError tells what there is
+    not.
+    """
+    lines = [(start, _OF_START)] if start else []
+    for line, keys in (*lines, *((epoch, _OF_EPOCH) for epoch in epochs)):
+        for key in keys:
+            line[key]
+    for about in start.get("weights", {}).values():
+        for key in _OF_WEIGHT:
+            about[key]
 
 
 def _columns(rows: Sequence[Row]) -> dict[str, Floats]:
     """Return rows of metrics.csv as columns, NaN where there is no value."""
     names = rows[0] if rows else {}
-    return {name: _floats([row[name] for row in rows]) for name in names}
+    return {name: floats([row[name] for row in rows]) for name in names}
 
 
 def _class_names(start: Mapping[str, Any]) -> tuple[str, ...]:

@@ -94,7 +94,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "dead units",
         signal.dead_units,
-        "units that 256 validation images never activate, for 3 epochs: > 20 % WARN, > 50 %"
+        "units that 256 images, spread over the validation list, never activate, for 3 epochs: > 20"
+        " % WARN, > 50 %"
         " FAIL, or 90 % of a layer",
         "Lu et al. 2019, Dying ReLU and Initialization",
         (

@@ -91,6 +91,8 @@ def dead_units(run: Recorded) -> Judgement:
     if len(run.epochs) < _DEAD_EPOCHS:
         return not_applicable(f"fewer than {_DEAD_EPOCHS} epochs")
     recent = [epoch["activations"] for epoch in run.epochs[-_DEAD_EPOCHS:]]
+    # Earlier versions looked at the first 256 of the list.
+    looked_at = run.epochs[-1].get("looked_at", 256)
     layers = [k for k, seen in recent[-1].items() if seen.get("dead") is not None]
     if not layers:
         return not_applicable("no layer is followed by a rectifier")
@@ -106,8 +108,8 @@ def dead_units(run: Recorded) -> Judgement:
     verdict = FAIL if share > _DEAD_FAIL or is_layer_dead else WARN
     where = tuple(f"{k}: {dead[k]} of {units[k]}" for k in worst)
     text = (
-        f"{share:.0%} of the units gave nothing on 256 validation images in {_DEAD_EPOCHS} epochs"
-        f" (limit {_DEAD_WARN:.0%}); most in {where[0]}"
+        f"{share:.0%} of the units gave nothing on {looked_at:,} validation images in"
+        f" {_DEAD_EPOCHS} epochs (limit {_DEAD_WARN:.0%}); most in {where[0]}"
     )
     lr = (run.settings.optimizer.lr or 0.0) / 3
     return Judgement(verdict, text, numbers, where, f"{run.again} --lr {lr:.3g}")

@@ -47,7 +47,8 @@ def vanishing_gradient(run: Recorded) -> Judgement:
         f" {_BEHIND if is_adaptive else _VANISHED:g}), and a step moves them by {update:.2g} of"
         f" their size (limit {limit:.2g})"
     )
-    command = run.with_inits("Conv2d=kaiming_normal_(nonlinearity='relu')")
+    layers = (name.removesuffix(".weight") for name in first)
+    command = run.with_inits(*(f"{k}=kaiming_normal_(nonlinearity='relu')" for k in layers))
     return Judgement(FAIL, text, numbers, tuple(first), command)
 
 

@@ -1,11 +1,11 @@
 """What a file is that should hold weights, by how it begins."""
 
 import re
-import shlex
 import stat
 from pathlib import Path
 
 from ptkit.core.errors import CheckpointError
+from ptkit.core.run_files import METRICS_FILE, resume_command
 
 # A protobuf: the version of the format, then one of the fields that may follow.
 IS_ONNX = re.compile(rb"\x08[\x01-\x1f][\x12\x1a\x22\x28\x32\x3a]")
@@ -55,11 +55,10 @@ def first_bytes(path: Path) -> bytes:
             raise CheckpointError(
                 f"{path} is a link to {path.readlink()}, which is not there any more"
             ) from None
-        if (path.parent / "config.toml").is_file():
-            folder = shlex.quote(str(path.parent))
+        if path.name == "ckpt.pkl" and _has_no_epoch(path.parent):
             raise CheckpointError(
-                f"{path.parent} has no {path.name}: no epoch of this run was finished; `ptkit train"
-                f" --resume {folder}` continues it"
+                f"{path.parent} has no {path.name}: no epoch of this run was finished;"
+                f" `{resume_command(path.parent)}` continues it"
             ) from None
         raise CheckpointError(
             f"no file {path}: expected a checkpoint, a run folder or a file of weights"
@@ -67,6 +66,11 @@ def first_bytes(path: Path) -> bytes:
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
     return head
+
+
+def _has_no_epoch(folder: Path) -> bool:
+    """Say whether a folder is that of a run that ended in its first epoch."""
+    return (folder / "config.toml").is_file() and not (folder / METRICS_FILE).exists()
 
 
 def known_stranger(head: bytes) -> str | None:

@@ -110,6 +110,7 @@ def _one_of(pieces: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 def _looked_at(
     training: "Training", on_look: Callable[[], None]
 ) -> Iterator[tuple[Tensor, Tensor]]:
+    training.gauge.begin_validation(len(training.valid))
     for batch in training.valid.epoch():
         forward = training.gauge.forward(batch, training.forward)
         outputs = batch.outputs(forward, training.dtype)

@@ -19,7 +19,7 @@ from ptkit.core.files import write_atomically
 from ptkit.core.run_files import (
     LAYERS,
     MARGINS,
-    MOST_OUTPUT_BYTES,
+    MOST_BYTES_OF_LISTS,
     VALID_OUTPUTS,
     sound_arrays,
     write_arrays,
@@ -181,7 +181,7 @@ def _epoch_of(line: bytes) -> int:
 
 def _best_of(file: Path) -> tuple[int, Outputs] | None:
     """Return epoch and outputs of the best epoch, None where the file is missing or damaged."""
-    found = sound_arrays(file, most_bytes=MOST_OUTPUT_BYTES)
+    found = sound_arrays(file, most_bytes=MOST_BYTES_OF_LISTS)
     epoch, outputs = found.get("best_epoch"), found.get("best")
     if epoch is None or outputs is None or epoch.size != 1:
         return None

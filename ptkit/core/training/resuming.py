@@ -43,7 +43,7 @@ from ptkit.core.training.run_folder import (
 from ptkit.core.training.saved_run import SavedState, best_epoch, rows_of
 from ptkit.core.training.setup import Setup
 from ptkit.core.training.states import environment
-from ptkit.core.training.tasks.task import read_task
+from ptkit.core.training.tasks.task import METRICS, read_task
 from ptkit.core.wording import counted
 
 # What may differ from the run that is resumed; anything else would make it another run. Paths may,
@@ -101,6 +101,7 @@ def resumed_run(setup: Setup, saved: SavedState, hold: Hold) -> tuple[Run, str]:
         StorageError: the disk refused.
     """
     # All checks come first: until they pass, the folder stays as it is.
+    _check_best(saved, setup)
     how_exact = _restore(saved, setup)
     folder, train = saved.folder, saved.checkpoint["train"]
     best, task, best_saved = dict(train["best"]) or None, None, None
@@ -140,6 +141,23 @@ def resumed_run(setup: Setup, saved: SavedState, hold: Hold) -> tuple[Run, str]:
     data = replace(setup.data, earlier_images=image_hashes(saved.checkpoint))
     run = Run(**vars(replace(setup, data=data)), hold=hold, recorders=recorders, history=history)
     return run, how_exact
+
+
+def _check_best(saved: SavedState, setup: Setup) -> None:
+    """Refuse a best epoch that does not say what decides between epochs.
+
+    Raises:
+        CheckpointError: see above.
+    """
+    best = saved.checkpoint["train"]["best"]
+    main = next(iter(METRICS[setup.training.loss.task.kind]))
+    wanted = ("loss", main if setup.metric == "loss" else setup.metric)
+    missing = [name for name in wanted if not isinstance(best.get(name), int | float)]
+    # In its first epoch a run has no best one yet.
+    if best and missing:
+        raise CheckpointError(
+            f"{saved.file} holds no training state: its best.{missing[0]} is no number"
+        )
 
 
 def _put_in_place(file: Path) -> None:

@@ -6,7 +6,6 @@ can be trained later.
 
 import json
 import re
-import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from ptkit.core.config.settings import Settings
 from ptkit.core.data.loading.sharing import sharing_decoded
 from ptkit.core.errors import DataError, PtkitError, UsageError
 from ptkit.core.files import parse_json, write_atomically
+from ptkit.core.run_files import resume_command
 from ptkit.core.training.holding import is_unfinished
 from ptkit.core.training.run_place import Place
 
@@ -172,7 +172,7 @@ def train_missing(series: Series, run_one: RunOne, *, say: Callable[[str], None]
                 run_one(series.settings(run.name), place, run if is_begun else None)
             except PtkitError as error:
                 if (series.runs[0] / "config.toml").exists():
-                    how = f"ptkit train --resume {shlex.quote(str(series.folder))}"
+                    how = resume_command(series.folder)
                     error.args = (f"{error}; all {len(series.names)} runs: {how}",)
                 raise
 

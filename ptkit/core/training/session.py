@@ -1,7 +1,6 @@
 """One run, end to end: from settings to a run folder with checkpoints, logs and pictures."""
 
 import math
-import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
@@ -12,6 +11,7 @@ from ptkit.core.config.settings import Settings
 from ptkit.core.distributed import Votes, from_main, lost, share_hashes, wait_for_main
 from ptkit.core.errors import DivergedError, InterruptedRunError, StorageError
 from ptkit.core.ranks import ALONE, being, here
+from ptkit.core.run_files import resume_command
 from ptkit.core.shares import interval
 from ptkit.core.training.advice import Verdict, facts_of_run, speedups, verdicts
 from ptkit.core.training.batch_sizes import explained_memory
@@ -198,7 +198,7 @@ def _finished(
     except InterruptedRunError as error:
         raise InterruptedRunError(
             "interrupted while the last pictures were drawn; draw them with:"
-            f" {_to_resume(current)}",
+            f" {resume_command(current.folder)}",
             signal_number=error.signal_number,
         ) from None
     current.hold.check()
@@ -378,12 +378,9 @@ def _what_is_saved(current: Run) -> str:
     """Say up to where the run is saved, and how to continue it."""
     saved = current.history.saved
     if saved is None:
-        return f"nothing was saved yet; begin again with: {_to_resume(current)}"
-    return f"{current.folder} is saved up to {saved}; continue it with: {_to_resume(current)}"
-
-
-def _to_resume(current: Run) -> str:
-    return f"ptkit train --resume {shlex.quote(str(current.folder))}"
+        return f"nothing was saved yet; begin again with: {resume_command(current.folder)}"
+    command = resume_command(current.folder)
+    return f"{current.folder} is saved up to {saved}; continue it with: {command}"
 
 
 def _what_is_left(current: Run) -> str:

@@ -5,10 +5,11 @@ from dataclasses import fields
 
 import numpy as np
 
-from ptkit.core.comparing.differences import is_share, metric_text
+from ptkit.core.comparing.differences import metric_text
 from ptkit.core.comparing.runs import Predictions, value_text
 from ptkit.core.config.settings import DataSettings
 from ptkit.core.data.labels import REGRESSION, SINGLE
+from ptkit.core.shares import is_share
 from ptkit.core.training.tasks.metrics import majority_of
 from ptkit.core.wording import counted, duration
 from ptkit.looking.diagnosis import continuation

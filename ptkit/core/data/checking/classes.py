@@ -23,14 +23,13 @@ def unseen_labels(evidence: Evidence) -> Found | None:
         return None
     seen = np.unique(listing.labels[listing.parts == listing.training])
     rows = np.flatnonzero(~np.isin(listing.labels, seen) & ~evidence.is_ignored).tolist()
-    names = sorted({listing.label_name(row) for row in rows})
-    which = f" ({first_of(names, 5)})" if any(names) else ""
-    text = f"{len(rows):,} held-out images have labels that training does not have{which}"
+    names = first_of(sorted({listing.label_name(row) for row in rows}), 5)
+    text = f"{len(rows):,} held-out images have labels that training does not have ({names})"
     return Found(text, [[row] for row in rows]) if rows else None
 
 
 def imbalance(evidence: Evidence) -> Found | None:
-    """Compare the largest class of the training part with the smallest."""
+    """Compare the largest class of the training part, or of the only one, with the smallest."""
     listing = evidence.listing
     training = listing.labels[listing.parts == (listing.training or 0)]
     counts = np.bincount(training, minlength=len(listing.class_names))

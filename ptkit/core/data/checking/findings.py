@@ -34,7 +34,7 @@ RULES = (
     Rule("leak", FAIL, DELETE, copies.leaks),
     Rule("duplicate", INFO, DELETE, copies.duplicates),
     Rule("label-conflict", FAIL, FIX, copies.label_conflicts),
-    Rule("unseen-label", FAIL, FIX, classes.unseen_labels),
+    Rule("unseen-label", FAIL, FIX, classes.unseen_labels, needs_classes=True),
     Rule("exif-rotation", WARN, FIX, quality.turned),
     Rule("near-leak", WARN, REVIEW, copies.near_leaks),
     Rule("near-label-conflict", WARN, REVIEW, copies.near_label_conflicts),

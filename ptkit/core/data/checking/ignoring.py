@@ -41,11 +41,14 @@ def read_ignored(folder: Path, rules: Collection[str]) -> list[Entry]:
 
 def ignored_rows(entries: Iterable[Entry], names: Sequence[str]) -> list[tuple[Entry, list[int]]]:
     """Return each line with the images that it means."""
-    places = {name: row for row, name in enumerate(names)}
+    # Several lists may have one path.
+    places: dict[str, list[int]] = {}
+    for row, name in enumerate(names):
+        places.setdefault(name, []).append(row)
     return [
-        (entry, [row for name, row in places.items() if entry.fits(name)])
+        (entry, [row for name, rows in places.items() if entry.fits(name) for row in rows])
         if set(entry.pattern) & set("*?[")
-        else (entry, [places[entry.pattern]] if entry.pattern in places else [])
+        else (entry, places.get(entry.pattern, []))
         for entry in entries
     ]
 

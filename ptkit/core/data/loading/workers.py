@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from ptkit.core.data.keyed import Selection
 from ptkit.core.data.loading.streaming import BatchMaker, HostBatch, Unreadable
 from ptkit.core.data.pixel_limits import max_pixels, set_max_pixels
-from ptkit.core.errors import DataError, PtkitError
+from ptkit.core.errors import ImageError, PtkitError
 
 
 class WorkerProcesses:
@@ -49,7 +49,7 @@ class WorkerProcesses:
             batch, unreadable = made
             if bad is None and unreadable:
                 self.close()
-                raise DataError(next(iter(unreadable.values())))
+                raise ImageError(next(iter(unreadable.values())))
             if bad is not None:
                 bad |= unreadable
             yield batch

@@ -3,11 +3,8 @@
 import io
 import os
 import re
-import secrets
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -17,7 +14,6 @@ from ptkit.core.counting import Counting
 from ptkit.core.data.formats import sniff
 from ptkit.core.data.sets.contents import Part, SetImage
 from ptkit.core.errors import DataError, StorageError, UsageError
-from ptkit.core.files import make_folder
 from ptkit.core.machine import num_cores
 
 _SUFFIXES = {
@@ -42,29 +38,6 @@ def check_free(folder: Path) -> None:
         raise UsageError(
             f"{folder} exists and is not an empty folder; remove it, or name another with --out"
         )
-
-
-@contextmanager
-def unfinished(folder: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield a folder that becomes `folder` at the end of the block, and one for what is needed
-    meanwhile; where the block fails, nothing is left of either.
-
-    Raises:
-        StorageError: the disk refused.
-    """
-    target = Path(os.path.realpath(folder))
-    work = make_folder(target.parent) / f".{target.name}.{secrets.token_hex(4)}"
-    try:
-        # Never one that a killed process left.
-        work.mkdir()
-        finished, scratch = make_folder(work / "set"), make_folder(work / "files")
-        yield finished, scratch
-        # Renaming replaces an empty folder, and no other.
-        finished.rename(target)
-    except OSError as error:
-        raise StorageError(f"cannot make the folder {folder}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def write_parts(

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ptkit.core.counting import Counting
-from ptkit.core.data.sets.class_folders import check_free, unfinished, write_parts
+from ptkit.core.data.sets.class_folders import check_free, write_parts
 from ptkit.core.data.sets.contents import About
 from ptkit.core.data.sets.known import KNOWN_SETS
 from ptkit.core.errors import DataError, UsageError
+from ptkit.core.new_folders import new_folder
 from ptkit.core.wording import nearest
 
 HUB = "hf:"
@@ -59,7 +60,7 @@ def export_set(
     folder = folder or Path(own_name)
     check_free(folder)
     kept = folder.absolute().parent / f".{folder.name}.downloads"
-    with unfinished(folder) as (finished, scratch):
+    with new_folder(folder) as (finished, scratch):
         if is_of_hub:
             from ptkit.core.data.sets.hub import read_hub
 

@@ -4,7 +4,6 @@ import errno
 import functools
 import itertools
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -15,6 +14,7 @@ from ptkit.core.data.splits.scanning import Scan
 from ptkit.core.data.splits.splitting import Split
 from ptkit.core.errors import DataError, StorageError, UsageError
 from ptkit.core.files import make_folder
+from ptkit.core.new_folders import new_folder
 
 # Takes what is to be called if what follows fails; see `Replacing.undoing`.
 Undoing = Callable[[Callable[[], object]], object]
@@ -92,17 +92,9 @@ def make_tree(scan: Scan, split: Split, tree: Tree, undoing: Undoing = _forget) 
     """
     names = _tree_names(scan, split)
     target = Path(os.path.realpath(tree.folder))
-    # Never one that a killed process left: its images would be in this split too.
-    unfinished = make_folder(target.parent) / f".{target.name}.{secrets.token_hex(4)}"
-    try:
-        unfinished.mkdir()
+    with new_folder(tree.folder) as (unfinished, _):
         _fill(unfinished, scan.paths, names, tree=tree, target=target)
-        unfinished.rename(target)
-        undoing(functools.partial(shutil.rmtree, target, ignore_errors=True))
-    except OSError as error:
-        raise StorageError(f"cannot make the folder {target}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    undoing(functools.partial(shutil.rmtree, target, ignore_errors=True))
     return replace(scan, names=names, paths=[f"{target}/{name}" for name in names])
 
 

@@ -44,25 +44,30 @@ class Activations:
         self._last: str | None = None
 
     @contextmanager
-    def seen(self, num_images: int) -> Iterator[None]:
-        """See what the model gives for the first `num_images` of each batch that it runs on."""
+    def seen(self, rows: slice = slice(None), *, has_spread: bool = True) -> Iterator[None]:
+        """See what the model gives for some rows of each batch that it runs on.
+
+        has_spread: whether to measure the spread of all outputs too.
+        """
 
         def see(name: str, _inputs: Any, output: Any) -> None:
             self._last = name
             if isinstance(output, Tensor):
                 with self._seconds:
-                    self._see_output(name, output.detach()[:num_images])
+                    self._see_output(name, output.detach()[rows], has_spread=has_spread)
 
         def see_relu(output: Tensor) -> None:
             with self._seconds:
-                self._see_relu(output.detach()[:num_images])
+                self._see_relu(output.detach()[rows])
 
         seeing_relus = _Relus(see_relu)
         with hooked(self._model, self._layers, see), seeing_relus:
             yield
 
-    def _see_output(self, name: str, values: Tensor) -> None:
+    def _see_output(self, name: str, values: Tensor, *, has_spread: bool) -> None:
         self._units[name] = values.shape[_unit_axis(self._layers[name])]
+        if not has_spread:
+            return
         moments = torch.var_mean(values.float(), correction=0)
         self._moments.setdefault(name, []).append((values.numel(), *moments))
 

@@ -19,9 +19,9 @@ class Recorded:
     first group, seconds until the batches of the step were there, total norm of all gradients
     before clipping. sampled: numbers of the steps, from 1, at which weights were measured. weights:
     by name the norms of `weight`, `gradient` (before clipping) and `update`, the step's real
-    change. activations: by layer, see `Activations.taken`. output_bias: (K,), if there is one.
-    frozen_statistics: see `FrozenStatistics`. margins: see `Margins`. valid_outputs: float32
-    (n, K), of the validation list in its order.
+    change. activations: by layer, see `Activations.taken`. looked_at: of so many validation images.
+    output_bias: (K,), if there is one. frozen_statistics: see `FrozenStatistics`. margins: see
+    `Margins`. valid_outputs: float32 (n, K), of the validation list in its order.
     """
 
     step: int
@@ -32,6 +32,7 @@ class Recorded:
     sampled: Sequence[int]
     weights: Mapping[str, Mapping[str, Sequence[float]]]
     activations: Mapping[str, Mapping[str, Any]]
+    looked_at: int
     output_bias: Sequence[float] | None
     frozen_statistics: Mapping[str, float]
     train_s: float
@@ -64,6 +65,9 @@ class Gauge:
 
     def end_step(self) -> None:
         """See the weights after the step."""
+
+    def begin_validation(self, num_batches: int) -> None:
+        """Begin a validation of so many batches."""
 
     def forward(self, batch: Batch, forward: Any) -> Any:
         """Return what a batch of validation is called with."""

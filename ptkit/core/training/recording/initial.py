@@ -50,7 +50,7 @@ def initial_of(
         keeping_buffers(model),
         torch.random.fork_rng(devices),
         passing_look(),
-        activations.seen(len(images)),
+        activations.seen(),
         _entering(order.append),
     ):
         # Dropout: the same seed, the same numbers.

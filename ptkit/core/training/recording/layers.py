@@ -3,6 +3,7 @@
 It only looks: weights and losses are bit for bit those of a run without it.
 """
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,8 +25,12 @@ from ptkit.core.training.recording.weight_norms import WeightNorms, gradients_of
 
 # Steps of an epoch at which weights are measured.
 NUM_SAMPLES = 32
-# Validation images, the first of the list, on which activations are looked at.
-NUM_LOOKED_AT = 256
+# Validation images on which activations are looked at, of so many batches. Lists are often in the
+# order of their classes: the images are spread over all of it.
+_NUM_LOOKED_AT, _NUM_BATCHES = 256, 32
+# Of these batches, the spread of outputs is measured in every fourth: it varies less, and takes
+# longer.
+_OF_SPREAD = 4
 
 # Of _Steps.
 _ON_HOST, _ON_DEVICE = ("lr", "wait_s", "sampled"), ("loss", "grad_norm")
@@ -76,7 +81,10 @@ class LayerGauge(Gauge):
         self._nothing = torch.zeros((), device=next(model.parameters()).device)
         self._loss: Tensor | None = None
         self._is_sampled = False
-        self._activations, self._num_looked_at = Activations(model, self._seconds), 0
+        self._activations = Activations(model, self._seconds)
+        # Of validation: every so many batches are looked at, and so many images of each.
+        self._stride = self._images_of_batch = 1
+        self._num_seen = self._num_looked_at = 0
         self._frozen = FrozenStatistics(model)
 
     def begin_epoch(self, num_steps: int) -> None:
@@ -135,18 +143,32 @@ class LayerGauge(Gauge):
             if self._is_sampled:
                 self._weights.after(self._steps.weights)
 
+    def begin_validation(self, num_batches: int) -> None:
+        """Choose how many batches are looked at, and how many images of each."""
+        self._stride = math.ceil(num_batches / _NUM_BATCHES) or 1
+        self._images_of_batch = math.ceil(_NUM_LOOKED_AT * self._stride / max(num_batches, 1))
+        self._num_seen = self._num_looked_at = 0
+
     def forward(self, batch: Batch, forward: Forward) -> Forward:
-        """Return what sees the activations of the first images."""
-        left = NUM_LOOKED_AT - self._num_looked_at
-        if left <= 0 or batch.is_stand_in or not here().is_main:
+        """Return what sees the activations of some images, spread over the list."""
+        number, self._num_seen = self._num_seen, self._num_seen + 1
+        if number % self._stride or batch.is_stand_in or not here().is_main:
             return forward
-        self._num_looked_at += len(batch.labels)
+        step = max(len(batch.indices) // self._images_of_batch, 1)
+        self._num_looked_at += len(batch.indices[::step])
+        has_spread = number % (_OF_SPREAD * self._stride) == 0
+        # Of several crops the first.
+        rows = slice(None, None, step * batch.num_crops)
 
         def looking(images: Tensor) -> Tensor:
-            # A compiled model calls no hooks: the model itself runs once more.
-            with self._activations.seen(left * batch.num_crops):
+            if forward is not self._model:
+                # A compiled model calls no hooks: the model itself runs once more.
+                with self._activations.seen(has_spread=has_spread):
+                    self._model(images[rows])
+                return forward(images)
+            with self._activations.seen(rows, has_spread=has_spread):
                 outputs: Tensor = self._model(images)
-            return outputs if forward is self._model else forward(images)
+            return outputs
 
         return looking
 
@@ -186,6 +208,7 @@ class LayerGauge(Gauge):
                 for name, rows in zip(self._weights.names, norms, strict=True)
             },
             activations=activations,
+            looked_at=self._num_looked_at,
             output_bias=None if bias is None else bias.tolist(),
             frozen_statistics=statistics,
             train_s=train_s,
@@ -193,7 +216,7 @@ class LayerGauge(Gauge):
             margins=state.get("margins"),
             valid_outputs=outputs,
         )
-        self._steps, self._seconds.total, self._num_looked_at = _Steps(), 0.0, 0
+        self._steps, self._seconds.total = _Steps(), 0.0
         return found
 
     def state_dict(self) -> dict[str, Any]:

@@ -209,12 +209,6 @@ METRICS: dict[str, dict[str, str]] = {
     EMBEDDING: {"accuracy": "max", "recall_at_1": "max"},
 }
 
-
-def is_less_better(metric: str) -> bool:
-    """Say whether the least value of a metric of METRICS is the best."""
-    return any(modes.get(metric) == "min" for modes in METRICS.values())
-
-
 # How many of the most probable classes count as an answer in top5.
 TOP = 5
 # k of the k nearest neighbours that vote for the class of an embedding.

@@ -125,6 +125,7 @@ def test_images_below_the_threshold_of_their_class_are_unknown(here):
         is_low = old["index"] == 2 or (old["index"] == 0 and old["probability"] < limits[20])
         assert (new["class"] == "unknown") is is_low
         assert new.get("most_probable", new["class"]) == old["class"]
+        assert new.get("unknown_because") == ("threshold" if is_low else None)
     report = of("confmat", "test.txt")
     answered = [row for row in found if row["class"] != "unknown"]
     right = [row["true"] == row["class"] for row in answered]

@@ -206,6 +206,12 @@ def test_a_run_that_was_killed_shows_the_answers_of_its_best_epoch(here):
     assert {"Confusion matrix", "Images"}.isdisjoint(as_json(run)["left_out"])
     figures = [f for f in Page(run / "report.html").all("figure") if "data-cell" in f]
     assert [f["data-cell"] for f in figures if "hidden" not in f] == ["1-0"]
+    # The fifth image was left out.
+    rows = np.delete(np.arange(12), 4)
+    np.savez(run / "valid_outputs.npz", labels=labels[rows], best=outputs[rows], rows=rows)
+    assert {"Confusion matrix", "Images"}.isdisjoint(as_json(run)["left_out"])
+    figures = [f for f in Page(run / "report.html").all("figure") if "data-cell" in f]
+    assert len(figures) == 11
     np.savez(run / "valid_outputs.npz", labels=1 - labels, best=outputs, last=outputs)
     reason = as_json(run)["left_out"]["Confusion matrix"]
     assert reason == "the run has not reached its end, and its validation list was changed"

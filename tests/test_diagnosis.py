@@ -394,3 +394,5 @@ def test_images_that_cannot_be_read_cost_what_they_would_tell(tmp_path, monkeypa
     assert gone.evidence.why_none.startswith("no training image can be read; the first: cannot ")
     assert {f.rule: f.verdict for f in found}["too good"] == "n/a"
     assert diagnose(run, root=Path("moved"))[0].evidence == whole
+    reported = gather_run(run, root=Path("moved"), check=False, counting=None)
+    assert {f.rule: f.verdict for f in reported.findings}["too good"] != "n/a"

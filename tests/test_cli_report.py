@@ -169,17 +169,17 @@ def test_without_images_nothing_of_the_data_but_its_classes_is_in_the_page(here)
 
 def test_verdicts_of_a_run_are_in_its_page_with_the_command_to_try(here):
     run = write_run(here)
-    first = tiny_records.start()
-    first["initial"]["input"]["mean"] = [2.0]
-    lines = [first, *map(tiny_records.epoch, range(1, 4))]
+    lines = [tiny_records.start(), *map(tiny_records.epoch, range(1, 4))]
     (run / "layers.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    for flags, shown in (((), "data/train.txt"), (("--no-images",), "TRAIN_LIST")):
+    # Five times as sure as it may be.
+    values, labels = tiny_records.outputs()
+    np.savez(run / "valid_outputs.npz", labels=labels, best=5 * values)
+    for flags, shown in (((), "data/valid.txt"), (("--no-images",), "VALID_LIST")):
         as_json(run, *flags)
-        page = Page(run / "report.html")
-        words = " ".join(" ".join(page.text).split())
-        assert "WARN input : the input has means up to 2 (limit 0.5)" in words
-        assert re.search(f"try: ptkit normstats [^ ]*{shown} ", words)
-    assert "train.txt" not in words
+        words = " ".join(" ".join(Page(run / "report.html").text).split())
+        assert "WARN overconfident : probabilities are off by" in words
+        assert re.search(f"try: ptkit calibrate [^ ]* [^ ]*{shown} --only temperature", words)
+    assert "valid.txt" not in words
 
 
 def test_a_run_that_was_killed_has_its_curves_and_says_what_is_missing(here):

@@ -27,7 +27,7 @@ lr = 0.1
 groups = ["conv2: weight_decay=0"]
 """
 # A run and lists whose names a shell would take apart.
-LISTS = '[data]\ntrain = "my train.txt"\nvalid = "it\'s.txt"\n'
+LISTS = '[data]\ntrain = "my train.txt"\nvalid = "it\'s.txt"\nmean = [0.5]\nstd = [0.5]\n'
 
 
 def judged(folder, rule):
@@ -70,9 +70,6 @@ def test_what_is_advised_is_a_command_that_changes_the_run_and_keeps_its_lines(
         assert {f"{name}.weight" for name in names} <= {*NAMES, "*.weight"}
         assert settings.optimizer.groups[: len(own.optimizer.groups)] == own.optimizer.groups
         assert settings.data.train == own.data.train
-    elif command.startswith("ptkit"):
-        name, values = parsed(command)
-        assert (name, str(values["list_file"])) == ("normstats", own.data.train)
     else:
         # What no command can mend.
         assert command.startswith(("take the softmax", "keep bn2"))
@@ -190,6 +187,61 @@ def test_a_collapse_of_a_run_that_still_learns_is_given_more_epochs(tmp_path):
         )
         command = judged(folder, "collapse").command
         assert ("--epochs 10" in command) == (name == "still")
+    # Five epochs of eight.
+    (tmp_path / "still/config.toml").write_text(
+        (tmp_path / "still/config.toml").read_text().replace("epochs = 5", "epochs = 8")
+    )
+    command = judged(tmp_path / "still", "collapse").command
+    assert command == f"ptkit train --resume {tmp_path / 'still'}"
+
+
+def test_too_few_steps_at_a_tiny_rate_want_a_larger_one(tmp_path):
+    def few(update):
+        def change(first, epochs):
+            del epochs[1:]
+            for name in NAMES:
+                of_weight(name, "update", update)(first, epochs)
+            for key in ("loss", "lr", "wait_s", "grad_norm"):
+                epochs[0][key] = epochs[0][key][:8]
+            epochs[0]["sampled"] = list(range(1, 9))
+            for norms in epochs[0]["weights"].values():
+                for key in norms:
+                    norms[key] = norms[key][:8]
+
+        return change
+
+    metrics = {"train_loss": [0.7], "valid_accuracy": [0.5], "epoch": [1], "valid_loss": [0.7],
+               "train_accuracy": [0.5]}  # fmt: skip
+    for update, lr in ((1e-6, 1.0), (1.0, 0.01)):
+        folder = make_run(tmp_path / str(lr), few(update), metrics=metrics)
+        found = judged(folder, "not learning")
+        assert (found.verdict, settings_of(found.command)[0].optimizer.lr) == ("FAIL", lr)
+
+
+def test_steps_of_the_users_own_are_looked_at_where_the_input_is_off(tmp_path):
+    off = dict(FAULTS)["WARN input"]
+    own = '[data]\ntransforms = ["Resize(16)", "ToTensor()"]\n'
+    command = judged(make_run(tmp_path / "own", off, config=own), "input").command
+    assert command == f"ptkit viz-transforms IMAGE --config {tmp_path / 'own/config.toml'}"
+    # Else the statistics are: they are measured anew.
+    given = "[data]\nmean = [0.1, 0.1, 0.1]\nstd = [1.0, 1.0, 1.0]\n"
+    command = judged(make_run(tmp_path / "given", off, config=given), "input").command
+    assert settings_of(command)[0].data.mean == ()
+
+
+def test_frozen_weights_of_a_run_from_scratch_are_told(tmp_path):
+    def frozen(first, epochs):
+        for name in NAMES[:3]:
+            first["weights"][name]["trained"] = False
+
+    groups = '[optimizer]\ncall = "SGD()"\nlr = 0.1\ngroups = ["conv[123]: frozen"]\n'
+    found = judged(make_run(tmp_path / "scratch", frozen, config=groups), "not updated")
+    assert (found.verdict, found.where) == ("WARN", NAMES[:3])
+    run = read_records(make_run(tmp_path / "few", frozen, config=groups))
+    run.start["weights"][NAMES[0]]["trained"] = True
+    assert {f.rule: f.verdict for f in findings(run)}["not updated"] == "ok"
+    tuned = groups + '[model]\nweights = "resnet18"\n'
+    assert judged(make_run(tmp_path / "tuned", frozen, config=tuned), "not updated").verdict == "ok"
 
 
 def test_a_run_that_ended_early_names_what_continues_it(tmp_path):

@@ -1,6 +1,7 @@
 """`ptkit check`."""
 
 import functools
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -107,7 +108,8 @@ def _review(
         return
     is_new = write_relabelling(review, file)
     printer.say(
-        f"{file}: delete the lines that are wrong, then ptkit train --relabel {file}"
+        f"{file}: delete the lines that are wrong, then ptkit train --config"
+        f" {shlex.quote(str(run / 'config.toml'))} --relabel {shlex.quote(str(file))}"
         if is_new
         else f"{file} is there already and stays as it is"
     )

@@ -120,12 +120,15 @@ def _write_safetensors(weights: Weights, file: Path, given: Mapping[str, Any]) -
     is_checkpoint = weights.checkpoint is not None
     if is_checkpoint:
         _refuse_answers(weights, given)
-    if given.get("size") and not given.get("model"):
-        raise UsageError("--size is of the model: add --model, or leave it out")
     # Of a file, `--model` may have said which of timm's weights it holds.
     is_named = not is_checkpoint and weights_path(weights.source) is None
     if is_named and given.get("model"):
         raise UsageError(f"{weights.source} is of {weights.call}: leave out --model")
+    # Some of timm's weights are cut to another size of images.
+    has_size = is_named and (weights.call or "").startswith("timm:")
+    if given.get("size") and not given.get("model") and not has_size:
+        advice = "leave it out" if is_named else "add --model, or leave it out"
+        raise UsageError(f"--size is of the model: {advice}")
     call, notes = weights.call, weights.notes
     tensors = dict(weights.state_dict) if is_checkpoint else plain_names(weights.state_dict)
     if call is None and (model := given.get("model")):

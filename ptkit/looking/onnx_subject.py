@@ -9,16 +9,21 @@ import torch
 from ptkit.core.calibration.strangers import ToldStrangers
 from ptkit.core.data.labels import REGRESSION, SINGLE
 from ptkit.core.data.lists import read_classes
-from ptkit.core.data.transforms.completion import complete, evaluation_geometry
 from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.core.models.checkpoints import size_of
 from ptkit.core.models.onnx_files import OnnxFile, read_onnx
 from ptkit.core.models.onnx_model import OnnxModel
 from ptkit.core.models.weights import Weights
-from ptkit.core.parts.calls import Call
 from ptkit.core.training.tasks.task import DECODERS, EMBEDDING, Task
 from ptkit.core.wording import nearest
-from ptkit.looking.subject import ANSWER_FLAGS, Subject, check_alpha, numbers_of
+from ptkit.looking.subject import (
+    ANSWER_FLAGS,
+    Subject,
+    check_alpha,
+    indices_as_names,
+    numbers_of,
+    usual_pipeline,
+)
 
 
 def load_onnx(path: Path, *, device: str = "auto", workers: int = 0, **answers: Any) -> Subject:
@@ -108,8 +113,6 @@ def _of_other(file: OnnxFile, given: Mapping[str, Any], workers: int) -> Subject
             f"{file.path} takes images of {file.channels} channels: give --mean and --std as many"
             f" numbers, found {len(mean)}"
         )
-    grey = (Call("Grayscale"),) if file.channels == 1 else ()
-    calls = complete((*evaluation_geometry(size), *grey), size=size, mean=mean, std=std)
     model = OnnxModel(file, workers=workers)
     num_outputs = file.num_outputs or model(torch.zeros(1, file.channels, size, size)).shape[1]
     classes = given.get("--classes")
@@ -126,16 +129,14 @@ def _of_other(file: OnnxFile, given: Mapping[str, Any], workers: int) -> Subject
         source=str(file.path),
         notes=(note,),
         class_names=names,
-        pipeline=tuple(map(str, calls)),
+        pipeline=usual_pipeline(size, mean=mean, std=std),
         alpha=given.get("--alpha", "drop"),
         size=size,
         mean=mean,
         std=std,
     )
-    indices = tuple(map(str, range(num_outputs)))
-    return Subject(
-        weights, model, names or indices, Task(SINGLE, "none" if has_softmax else "softmax")
-    )
+    task = Task(SINGLE, "none" if has_softmax else "softmax")
+    return Subject(weights, model, names or indices_as_names(num_outputs), task)
 
 
 def _size(file: OnnxFile, given: int | None) -> int | None:

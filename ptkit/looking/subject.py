@@ -47,6 +47,10 @@ ANSWER_FLAGS = {
 }
 
 
+# Numbers as Python has them, or as "R,G,B".
+Numbers = str | Sequence[float]
+
+
 @dataclass(frozen=True)
 class Subject:
     """A model with all that is needed to use it.
@@ -223,8 +227,8 @@ def _completed(
     weights: Weights,
     *,
     model: str | None = None,
-    mean: str | Sequence[float] | None = None,
-    std: str | Sequence[float] | None = None,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
     size: int | None = None,
     classes: Path | None = None,
     transforms: Sequence[str] = (),
@@ -293,8 +297,8 @@ def _of_other_weights(
     weights: Weights,
     *,
     model: str | None,
-    mean: str | Sequence[float] | None,
-    std: str | Sequence[float] | None,
+    mean: Numbers | None,
+    std: Numbers | None,
     size: int | None,
     classes: Path | None,
 ) -> Subject:
@@ -323,9 +327,7 @@ def _of_other_weights(
         )
     pipeline = weights.pipeline
     if not (pipeline and is_as_trained):
-        grey = (Call("Grayscale"),) if channels == 1 else ()
-        calls = complete((*evaluation_geometry(size), *grey), size=size, mean=means, std=stds)
-        pipeline = tuple(map(str, calls))
+        pipeline = usual_pipeline(size, mean=means, std=stds)
     completed = replace(
         weights,
         notes=fitted.notes,
@@ -336,11 +338,24 @@ def _of_other_weights(
         mean=means,
         std=stds,
     )
-    indices = tuple(map(str, range(num_classes)))
-    return Subject(completed, fitted.module, names or indices, Task(SINGLE, "softmax"))
+    class_names = names or indices_as_names(num_classes)
+    return Subject(completed, fitted.module, class_names, Task(SINGLE, "softmax"))
 
 
-Numbers = str | Sequence[float]
+def usual_pipeline(
+    size: int, *, mean: tuple[float, ...], std: tuple[float, ...]
+) -> tuple[str, ...]:
+    """Return the steps that images of a model without a pipeline of its own usually take; of one
+    mean for grey images.
+    """
+    grey = (Call("Grayscale"),) if len(mean) == 1 else ()
+    calls = complete((*evaluation_geometry(size), *grey), size=size, mean=mean, std=std)
+    return tuple(map(str, calls))
+
+
+def indices_as_names(num_classes: int) -> tuple[str, ...]:
+    """Return the names of classes that have none."""
+    return tuple(map(str, range(num_classes)))
 
 
 def numbers_of(mean: Numbers, std: Numbers) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -357,7 +372,7 @@ def numbers_of(mean: Numbers, std: Numbers) -> tuple[tuple[float, ...], tuple[fl
     return means, stds
 
 
-def _numbers(flag: str, given: str | Sequence[float]) -> tuple[float, ...]:
+def _numbers(flag: str, given: Numbers) -> tuple[float, ...]:
     try:
         values = tuple(map(float, given.split(",") if isinstance(given, str) else given))
     except ValueError:

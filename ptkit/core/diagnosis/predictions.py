@@ -115,7 +115,7 @@ def collapse(run: Recorded) -> Judgement:
     command = (
         f"{run.again} --set data.sampler=balanced --set train.metric=balanced_accuracy"
         if is_uneven(run)
-        else f"{run.again} --epochs {2 * run.settings.train.epochs}"
+        else run.longer
         if still_falls(run)
         else f"ptkit confmat {run.quoted_folder} {run.quoted_valid}"
     )

@@ -83,9 +83,11 @@ def not_learning(run: Recorded) -> Judgement:
         # Training images are learned, and so few others cannot tell.
         text = f"{faults[0]}: {majority.total:,.0f} images are too few to tell"
         return Judgement(INFO, text, numbers, (), "ptkit split FOLDER --kfold 5")
-    # Without a word of the rules on the rate: it is the most usual cause.
-    is_rate_unknown = is_loss_bad and len(run.loss) < _FEWEST_STEPS
-    command = slower(run) if is_rate_unknown else f"{run.again} --preflight"
+    command = f"{run.again} --preflight"
+    if is_loss_bad and len(run.loss) < _FEWEST_STEPS:
+        # Without a word of the rules on the rate: it is the most usual cause.
+        is_small = overall_update(run) < _SMALL_UPDATE
+        command = faster(run) if is_small else slower(run)
     return Judgement(FAIL, "; ".join(faults), numbers, (), command)
 
 
@@ -141,7 +143,7 @@ def rate_too_low(run: Recorded) -> Judgement:
             f"a step moves weights by {update:.2g} of their size (limit {_SMALL_UPDATE:g}), and the"
             f" loss is still on its way: {before.mean():.4g} to {last.mean():.4g} in the last fifth"
         )
-        return Judgement(verdict, text, numbers, (), f"{run.again} --lr {10 * _lr(run):.3g}")
+        return Judgement(verdict, text, numbers, (), faster(run))
     return fine(numbers)
 
 
@@ -256,6 +258,11 @@ def overall_update(run: Recorded) -> float:
 def slower(run: Recorded) -> str:
     """Return the command with a tenth of the rate."""
     return f"{run.again} --lr {_lr(run) / 10:.3g}"
+
+
+def faster(run: Recorded) -> str:
+    """Return the command with ten times the rate."""
+    return f"{run.again} --lr {10 * _lr(run):.3g}"
 
 
 def calmer(run: Recorded) -> str:

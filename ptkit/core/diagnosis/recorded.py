@@ -21,6 +21,7 @@ from ptkit.core.run_files import (
     read_layers,
     read_metrics,
     read_outputs,
+    resume_command,
     why_no_run,
 )
 
@@ -87,7 +88,20 @@ class Recorded:
     @property
     def again(self) -> str:
         """The command that repeats the run."""
-        return f"ptkit train --config {shlex.quote(str(self.folder / 'config.toml'))}"
+        return f"ptkit train --config {shlex.quote(str(self.config))}"
+
+    @property
+    def config(self) -> Path:
+        """The file of its settings."""
+        return self.folder / "config.toml"
+
+    @property
+    def longer(self) -> str:
+        """The command that trains for more epochs: those that are left, or twice as many."""
+        num_epochs = self.settings.train.epochs
+        if len(self.epochs) < num_epochs:
+            return resume_command(self.folder)
+        return f"{self.again} --epochs {2 * num_epochs}"
 
     @property
     def quoted_folder(self) -> str:

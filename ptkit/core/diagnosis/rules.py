@@ -108,9 +108,10 @@ RULES: tuple[Rule, ...] = (
         "not updated",
         updates.not_updated,
         "the change of a trained weight is 0 at every sample, or a weight is in no group although"
-        " none is frozen on purpose",
+        " none is frozen on purpose; WARN: over half of the weights are frozen in a run from"
+        " scratch",
         "a weight outside the optimizer has no other sign",
-        ("layer imbalance", "vanishing gradient"),
+        (*_LEARNING, *("layer imbalance", "vanishing gradient", "lr too high", "lr too low")),
     ),
     Rule(
         "frozen statistics",

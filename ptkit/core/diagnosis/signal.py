@@ -1,6 +1,7 @@
 """Rules on what goes through a model: its input, its first answers, its activations."""
 
 import math
+import shlex
 
 import numpy as np
 
@@ -72,7 +73,13 @@ def input_scale(run: Recorded) -> Judgement:
         f" {high:.2g} (limits {_LOW_STD:g} and {_HIGH_STD:g}) and values up to {largest:.3g} (limit"
         f" {_LARGEST:g})"
     )
-    return Judgement(WARN, text, numbers, (), f"ptkit normstats {run.quoted_train}")
+    data = run.settings.data
+    if data.transforms or data.eval_transforms:
+        # Statistics are measured of what comes before Normalize: the fault is in a step.
+        command = f"ptkit viz-transforms IMAGE --config {shlex.quote(str(run.config))}"
+    else:
+        command = f"{run.again} --set 'data.mean=[]' --set 'data.std=[]'"
+    return Judgement(WARN, text, numbers, (), command)
 
 
 def softmax_before_the_loss(run: Recorded) -> Judgement:

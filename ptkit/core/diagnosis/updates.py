@@ -1,6 +1,7 @@
 """Rules on how far the optimizer moves each layer."""
 
 import math
+import shlex
 
 import numpy as np
 
@@ -14,6 +15,7 @@ _FEW, _MANY = 0.1, 10.0
 _INERT, _CRUSHED, _LARGE_DECAY = 0.01, 0.1, 0.01
 _GROWS = 3.0
 _STATISTICS = 0.01
+_MOSTLY = 0.5
 # Optimizers that divide by the size of gradients: small ones move weights as far as large ones.
 _ADAPTIVE = ("Adam", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adadelta", "Rprop", "Muon", "Sparse")
 
@@ -84,10 +86,25 @@ def not_updated(run: Recorded) -> Judgement:
     if not any(word in group for group in groups for word in ("frozen", "excluded", "unfreeze")):
         still += [name for name, about in weights.items() if not about["trained"]]
     if not still:
-        return fine()
+        return _frozen_at_random(run)
     text = f"{len(still)} of {len(weights)} weights never moved: {', '.join(still[:3])}"
     command = run.with_groups(*(_group(name, 1) for name in still[:3]))
     return Judgement(FAIL, text, {"weights": len(still)}, tuple(still), command)
+
+
+def _frozen_at_random(run: Recorded) -> Judgement:
+    """Judge weights that are frozen on purpose: of a run from scratch they stay random."""
+    weights = run.start["weights"]
+    frozen = [name for name, about in weights.items() if not about["trained"]]
+    # Of a few layers it is done on purpose: random filters serve, too.
+    if not run.is_from_scratch or len(frozen) <= _MOSTLY * len(weights):
+        return fine()
+    text = (
+        f"{len(frozen)} of {len(weights)} weights are frozen (limit {_MOSTLY:.0%}), and the run"
+        " began with random ones: what they give stays random"
+    )
+    command = f"ptkit finetune WEIGHTS --config {shlex.quote(str(run.config))}"
+    return Judgement(WARN, text, {"weights": len(frozen)}, tuple(frozen), command)
 
 
 def frozen_statistics(run: Recorded) -> Judgement:

@@ -169,7 +169,7 @@ def _never_below_chance(facts: Facts) -> str | None:
     return (
         f"the training loss never fell clearly below that of guessing ({least:.4f}, guessing gives"
         f" {facts.guessing:.4f}): the rate is far off, or labels and images do not belong together;"
-        f" try `{facts.slower}`"
+        f" `ptkit diagnose {shlex.quote(str(facts.run))}` looks closer"
     )
 
 

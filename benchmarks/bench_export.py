@@ -2,10 +2,10 @@
 
     python benchmarks/bench_export.py PHOTOS [CALL...] [--rows FILE] [--docs docs/exporting.md]
 
-PHOTOS is a folder of images of any sizes. Weights are fresh, and the head is scaled so that outputs
-have a standard deviation of 3: probabilities are then neither all alike nor all 0 and 1. CALL
-measures these networks alone; rows of others stay in FILE. With --docs the table of all rows in
-FILE is put into that page.
+PHOTOS is a folder of images of any sizes. Weights are fresh, BatchNorm has the statistics of eight
+photographs, and the head is scaled so that outputs have a standard deviation of 3: probabilities
+are then neither all alike nor all 0 and 1. CALL measures these networks alone; rows of others stay
+in FILE. With --docs the table of all rows in FILE is put into that page.
 """
 
 import argparse
@@ -119,8 +119,10 @@ def checkpoint(call: str, photos: Path, folder: Path) -> Path:
     calls = complete(evaluation_geometry(size), size=size, **statistics)
     pipeline = Pipeline.of(calls)
     paths = sorted(path for path in photos.rglob("*") if path.suffix in (".jpg", ".png"))[:8]
+    images = torch.stack([pipeline.read_image(path) for path in paths])
     with torch.no_grad():
-        outputs = model(torch.stack([pipeline.read_image(path) for path in paths]))
+        settle_norms(model, images)
+        outputs = model(images)
         head = model.get_submodule(find_head(model, NUM_CLASSES))
         # Outputs are linear in the head; of networks that end in a ReLU nearly so.
         factor = SPREAD / outputs.std(dim=0).mean().clamp_min(1e-6)
@@ -138,6 +140,20 @@ def checkpoint(call: str, photos: Path, folder: Path) -> Path:
     }
     save_checkpoint(path, contents)
     return path
+
+
+def settle_norms(model, images) -> None:  # type: ignore[no-untyped-def]
+    """Give BatchNorm the statistics of some images, as training does: with those that it is made
+    with, little is left of a deep network's outputs, and the head's scale overflows fp16.
+    """
+    from torch import nn
+
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+        norm.train()
+    model(images)
+    model.eval()
 
 
 def filled(page: str, known: dict[str, dict]) -> str:

@@ -212,7 +212,7 @@ def test_too_few_steps_at_a_tiny_rate_want_a_larger_one(tmp_path):
 
     metrics = {"train_loss": [0.7], "valid_accuracy": [0.5], "epoch": [1], "valid_loss": [0.7],
                "train_accuracy": [0.5]}  # fmt: skip
-    for update, lr in ((1e-6, 1.0), (1.0, 0.01)):
+    for update, lr in ((1e-6, 1.0), (0.1, 0.01)):
         folder = make_run(tmp_path / str(lr), few(update), metrics=metrics)
         found = judged(folder, "not learning")
         assert (found.verdict, settings_of(found.command)[0].optimizer.lr) == ("FAIL", lr)
@@ -227,6 +227,56 @@ def test_steps_of_the_users_own_are_looked_at_where_the_input_is_off(tmp_path):
     given = "[data]\nmean = [0.1, 0.1, 0.1]\nstd = [1.0, 1.0, 1.0]\n"
     command = judged(make_run(tmp_path / "given", off, config=given), "input").command
     assert settings_of(command)[0].data.mean == ()
+
+
+def test_a_rate_that_is_far_too_high_is_brought_down_at_once(tmp_path):
+    def far(update):
+        def change(first, epochs):
+            dict(FAULTS)["FAIL lr too high"](first, epochs)
+            for name in NAMES:
+                of_weight(name, "update", update)(first, epochs)
+
+        return change
+
+    # Norms are 10: steps of a thousandth are usual.
+    for update, lr in ((0.02, 0.01), (10.0, 0.0001)):
+        found = judged(make_run(tmp_path / str(lr), far(update)), "lr too high")
+        assert settings_of(found.command)[0].optimizer.lr == lr
+
+
+@pytest.mark.parametrize(("step", "is_found"), [(2, True), (50, False)])
+def test_of_a_run_that_diverged_at_once_the_rate_is_to_be_found(tmp_path, step, is_found):
+    folder = make_run(tmp_path / "run")
+    (folder / ".running").touch()
+    with (folder / "layers.jsonl").open("a") as file:
+        file.write(f'{{"kind": "diverged", "step": {step}, "where": "conv1.weight"}}\n')
+    command = judged(folder, "non-finite").command
+    assert parsed(command)[1]["lr_find"] is (True if is_found else None)
+    # It would diverge again.
+    assert "its end" not in CliRunner().invoke(app, ["diagnose", str(folder)]).stdout
+
+
+def test_decay_for_growing_weights_is_not_advised_where_it_is_divided_by_its_size(tmp_path):
+    def growing(first, epochs):
+        for k, epoch in enumerate(epochs):
+            epoch["weights"][NAMES[1]]["weight"] = [10.0 * (1 + k)] * len(epoch["sampled"])
+
+    for call, has_advice in (("SGD()", True), ("AdamW()", True), ("Adam()", False)):
+        config = f'[optimizer]\ncall = "{call}"\nlr = 0.1\n'
+        found = judged(make_run(tmp_path / call, growing, config=config), "weight decay")
+        assert (found.verdict, bool(found.command)) == ("INFO", has_advice)
+
+
+def test_layers_are_not_compared_after_a_few_steps(tmp_path):
+    def few(first, epochs):
+        of_weight(NAMES[2], "update", 1e-5)(first, epochs)
+        del epochs[1:]
+        epochs[0]["loss"] = epochs[0]["loss"][:19]
+
+    columns = {"epoch": [1], "train_loss": [0.5], "train_accuracy": [0.7], "valid_loss": [0.6],
+               "valid_accuracy": [0.7]}  # fmt: skip
+    found = judged(make_run(tmp_path / "run", few, metrics=columns), "layer imbalance")
+    assert (found.verdict, found.text) == ("n/a", "fewer than 20 steps")
 
 
 def test_frozen_weights_of_a_run_from_scratch_are_told(tmp_path):
@@ -263,3 +313,5 @@ def test_a_folder_of_runs_is_no_run_and_names_one(tmp_path, monkeypatch):
     result = CliRunner().invoke(app, ["diagnose", "runs"])
     assert result.exit_code == 3
     assert "no config.toml; it holds runs, such as runs/1" in result.stderr
+    missing = CliRunner().invoke(app, ["diagnose", "runs/7"])
+    assert (missing.exit_code, "runs/7 does not exist" in missing.stderr) == (3, True)

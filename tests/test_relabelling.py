@@ -1,6 +1,7 @@
 """Labels that were corrected, and the suspects that a run finds."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -124,7 +125,7 @@ def test_a_run_without_margins_or_with_another_list_is_refused(lists):
     Path("train.txt").write_text(Path("train.txt").read_text() + "\n")
     with pytest.raises(DataError, match="is not the list"):
         review_labels(Path("runs/a"))
-    with pytest.raises(DataError, match="is not a run folder"):
+    with pytest.raises(DataError, match="runs/b does not exist"):
         review_labels(Path("runs/b"))
     Path("runs/a/margins.npz").write_bytes(b"PK\3\4")
     with pytest.raises(DataError, match="is damaged"):
@@ -159,3 +160,15 @@ def test_corrected_labels_keep_the_statistics_of_the_images(lists):
     Path("relabel.txt").write_text(f"{path} {1 - int(label)}\n")
     flags = ["--relabel", "relabel.txt", "--epochs", "1", *QUICK]
     assert "normalised with normstats.json" in RUN.invoke(app, ["train", *flags]).stdout
+
+
+def test_a_weak_run_and_a_class_that_would_vanish_are_told(lists):
+    _train_on_noise()
+    review = review_labels(Path("runs/wrong"))
+    assert review.doubts == []
+    every = np.arange(40)
+    weak = replace(review, rows=every, suggested=np.ones(40, np.int64), num_negative=12)
+    assert [doubt.partition(":")[0] for doubt in weak.doubts] == [
+        "30% of the images lost their class",
+        f"with all suggestions no image would be left of {review.images.class_names[0]}",
+    ]

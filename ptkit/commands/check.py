@@ -10,7 +10,7 @@ import typer
 
 from ptkit.api import checking
 from ptkit.commands import options
-from ptkit.commands.output import Printer
+from ptkit.commands.output import Printer, complain
 from ptkit.commands.progress import bar
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.wording import counted, first_of, table
@@ -100,6 +100,8 @@ def _review(
         printer.say(table(["image", "given", "suggested", "margin"], lines[:MAX_GROUPS]))
     if len(lines) > MAX_GROUPS:
         printer.say(f"... {len(lines) - MAX_GROUPS:,} more in suspects.csv and relabel.txt")
+    for doubt in review.doubts:
+        complain(f"note: {doubt}")
     with picture_folder("check", run=run, out=out) as pictures:
         draw_review(review, pictures)
     file = pictures.folder / "relabel.txt"

@@ -61,7 +61,7 @@ def diagnose(
         _say(printer, finding)
     _say_the_rest(printer, found)
     _say_norms(printer, recorded)
-    command = continuation(run)
+    command = continuation(recorded)
     if command is not None:
         printer.say(f"the run has not reached its end: `{command}` continues it")
     findings = [finding.as_dict() for finding in found]

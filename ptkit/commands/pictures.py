@@ -1,5 +1,6 @@
 """What the commands that draw print once their figures are made."""
 
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,8 @@ def report_pictures(printer: Printer, pictures: "PictureFolder", **facts: Any) -
     facts and all files.
     """
     num_pictures = sum(path.suffix == ".png" for path in pictures.files)
-    where = f"{pictures.folder} (tensorboard --logdir {pictures.folder})"
-    printer.say(f"{counted(num_pictures, 'picture')} in {where}")
+    seen = f"tensorboard --logdir {shlex.quote(str(pictures.folder))}"
+    printer.say(f"{counted(num_pictures, 'picture')} in {pictures.folder} ({seen})")
     printer.result({**facts, "files": list(map(str, pictures.files))})
 
 

@@ -50,9 +50,12 @@ def diagnose(
     return recorded, findings(recorded)
 
 
-def continuation(run: Path) -> str | None:
-    """Return the command that continues a run; None of one that is done."""
-    return resume_command(run) if is_unfinished(run) else None
+def continuation(run: Recorded) -> str | None:
+    """Return the command that continues a run; None of one that is done, or that diverged: it
+    would do so again.
+    """
+    is_left = is_unfinished(run.folder) and run.diverged is None
+    return resume_command(run.folder) if is_left else None
 
 
 def _evidence(run: Path, data: DataSettings, *, device: str, workers: int) -> Evidence:

@@ -15,6 +15,7 @@ from ptkit.core.errors import DataError
 from ptkit.core.files import quoted, write_atomically
 from ptkit.core.run_files import MARGINS, read_margins, why_no_run
 from ptkit.core.training.setup_lists import lists_of_run
+from ptkit.core.wording import first_of
 from ptkit.looking.subject import load_subject
 from ptkit.plots.contact_sheet import contact_sheet
 from ptkit.plots.fonts import class_labels
@@ -22,6 +23,8 @@ from ptkit.plots.saving import PictureFolder
 
 # More than this nobody looks through.
 MAX_SUSPECTS = 1_000
+# Of the training images: wrong labels are rarer, and a run that lost more is weak.
+_WEAK = 0.2
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,23 @@ class LabelReview:
     margins: npt.NDArray[np.float64]
     suggested: npt.NDArray[np.int64]
     num_negative: int
+
+    @property
+    def doubts(self) -> list[str]:
+        """Why the suggestions are not to be trusted as they stand, a line each."""
+        found, share = [], self.num_negative / max(len(self.images), 1)
+        if share > _WEAK:
+            found.append(
+                f"{share:.0%} of the images lost their class: the run has not learned them, and"
+                " most suggestions will be wrong; train it longer first"
+            )
+        left = self.images.labels.copy()
+        left[self.rows] = self.suggested
+        gone = np.setdiff1d(self.images.labels, left)
+        if len(gone):
+            names = first_of([self.images.class_names[k] for k in gone.tolist()], 5)
+            found.append(f"with all suggestions no image would be left of {names}")
+        return found
 
     def as_rows(self) -> list[tuple[str, str, str, float]]:
         """Return path, given class, suggested class and margin of each."""

@@ -57,7 +57,7 @@ def comparison_figure(rows: Sequence[Compared], *, metric: str, footer: str = ""
             # A single epoch has no line.
             marker = "o" if len(epochs) == 1 else ""
             below.plot(epochs, values, color=color, linewidth=1.4, alpha=0.85, marker=marker)
-    below.set_xlabel("epoch")
+    below.set(xlabel="epoch", ylabel=metric)
     light_grid(below, "y")
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
     if is_share(metric):

@@ -90,8 +90,6 @@ def _draw_losses(axes: Axes, rows: Sequence[Row], chance: float | None) -> None:
     curves = _draw_curves(axes, rows, "loss")
     losses = np.concatenate(curves)
     known = losses[np.isfinite(losses)]
-    if chance is not None:
-        _baseline(axes, chance, f"chance, ln K = {style.number(chance)}", curves)
     # Compared with chance or with the median: one bad start must not flatten the rest.
     scale = float(np.median(known)) if chance is None and known.size else chance or 1.0
     highest = max(known.max(initial=0), chance or 0)
@@ -99,6 +97,8 @@ def _draw_losses(axes: Axes, rows: Sequence[Row], chance: float | None) -> None:
         style.number_labels(axes, log=LogLocator(subs=(1, 2, 5)))
     elif known.min(initial=0) >= 0:
         axes.set_ylim(0, highest * 1.1 or 1)
+    if chance is not None:
+        _baseline(axes, chance, f"chance, ln K = {style.number(chance)}", curves)
 
 
 def _draw_metric(axes: Axes, rows: Sequence[Row], *, metric: str, num_valid: int) -> None:
@@ -146,15 +146,21 @@ def _baseline(axes: Axes, value: float, label: str, curves: Sequence[np.ndarray]
     axes.axhline(value, color=style.MUTED, linewidth=1, linestyle=(0, (5, 4)))
     reach = max(1, math.ceil(len(label) * _CHARACTER * len(curves[0])))
     ends = {"left": slice(0, reach), "right": slice(-reach, None)}
-    # Further away than the label is high, one place is as good as another.
-    every = np.concatenate([*curves, [value]])
-    enough = _HEIGHT * float(np.nanmax(every) - np.nanmin(every))
+    to_panel = axes.transData + axes.transAxes.inverted()
+
+    def heights(values: np.ndarray) -> np.ndarray:
+        """Return how high values are in the panel, 0..1."""
+        found: np.ndarray = to_panel.transform(np.column_stack([np.zeros(len(values)), values]))
+        return found[:, 1]
+
+    line = heights(np.array([value]))
 
     def free(place: tuple[str, str]) -> float:
         """Return how near the label is to the curves on its side of the line."""
-        away = np.concatenate([curve[ends[place[0]]] for curve in curves]) - value
+        away = heights(np.concatenate([curve[ends[place[0]]] for curve in curves])) - line
         away = np.nan_to_num(away if place[1] == "bottom" else -away, nan=np.inf)
-        return min(float(np.where(away < 0, np.inf, away).min()), enough)
+        # Further away than the label is high, one place is as good as another.
+        return min(float(np.where(away < 0, np.inf, away).min()), _HEIGHT)
 
     # Where both are as good, at the right and above the line.
     places = [(side, above) for above in ("bottom", "top") for side in ("right", "left")]

@@ -43,7 +43,7 @@ def film_frames(
     moved = float(np.linalg.norm(last - first) / (np.linalg.norm(first) or 1))
     height, width = mosaics[0].shape[:2]
     is_rgb, end = inputs == 3, _HEAD + height + _BAR
-    answer = f"by {moved:.0%} of their norm at epoch {epochs[0]}"
+    answer = f"by {moved:.0%} of their norm in {epochs[-1] - epochs[0]} epochs"
     title = f"How do the kernels of {layer} move? {answer}"
     how = {1: "Signed", 3: "RGB, grey is 0"}.get(inputs, "Signed, the strongest input of each")
     cap = f", the first {outputs:,} shown" if outputs < num_outputs else ""

@@ -93,6 +93,9 @@ def output_bias(run: Recorded) -> Judgement:
     before, after = _with_adjusted_logits(run.outputs)
     effect = f"shifting outputs to the true shares: macro recall {before:.1%} to {after:.1%}"
     command = f"{run.again} --set data.sampler=balanced"
+    if after <= before:
+        # What was measured speaks against it.
+        command = f"ptkit confmat {run.quoted_folder} {run.quoted_valid}"
     return Judgement(WARN, text, numbers, where, command, effect)
 
 

@@ -21,7 +21,7 @@ from ptkit.core.diagnosis.recorded import Floats, Recorded, least, running_media
 _ROSE = 2.0
 # Of the loss of guessing: a minimum below it is as good as this.
 _FLOOR = 0.05
-_LARGE_UPDATE, _SMALL_UPDATE, _NO_GAIN = 1e-2, 1e-4, 0.02
+_LARGE_UPDATE, _USUAL_UPDATE, _SMALL_UPDATE, _NO_GAIN = 1e-2, 1e-3, 1e-4, 0.02
 _STILL_FALLING = 0.05
 _FEWEST_STEPS, _ENOUGH_STEPS = 20, 40
 _SPIKE_Z, _SPIKE_RISE, _CLIPPED = 6.0, 1.2, 0.5
@@ -42,7 +42,9 @@ def non_finite(run: Recorded) -> Judgement:
     if run.diverged is not None:
         step, where = run.diverged["step"], tuple(filter(None, [run.diverged.get("where")]))
         text = f"the loss became NaN or infinite at step {step:,}"
-        return Judgement(FAIL, text, {"step": step}, where, calmer(run))
+        # Of the first steps nobody knows how far the rate is off.
+        command = f"{run.again} --lr-find" if step < _FEWEST_STEPS else calmer(run)
+        return Judgement(FAIL, text, {"step": step}, where, command)
     if len(run.loss) and not np.isfinite(run.loss).all():
         step = int(np.flatnonzero(~np.isfinite(run.loss))[0]) + 1
         text = f"the loss was NaN or infinite at step {step:,}"
@@ -256,8 +258,12 @@ def overall_update(run: Recorded) -> float:
 
 
 def slower(run: Recorded) -> str:
-    """Return the command with a tenth of the rate."""
-    return f"{run.again} --lr {_lr(run) / 10:.3g}"
+    """Return the command with a tenth of the rate, or less where steps are so large that more is
+    needed to make them usual.
+    """
+    update = overall_update(run)
+    factor = min(_USUAL_UPDATE / update, 0.1) if update > 0 else 0.1
+    return f"{run.again} --lr {float(f'{factor * _lr(run):.1g}'):.3g}"
 
 
 def faster(run: Recorded) -> str:

@@ -134,7 +134,7 @@ RULES: tuple[Rule, ...] = (
         "the smoothed loss rises to twice its minimum and stays, or the median update at the full"
         " rate is > 1e-2 of the weights and the loss does not fall",
         _USUAL,
-        (*_LEARNING, *_SIGNAL, "gradient spikes", "layer imbalance"),
+        (*_LEARNING, *_SIGNAL, "gradient spikes", "layer imbalance", "weight decay"),
     ),
     Rule(
         "lr too low",

@@ -11,7 +11,7 @@ from ptkit.core.wording import counted
 
 # See rules.RULES for where the limits come from.
 _VANISHED, _STANDS_STILL, _BEHIND = 1e-3, 1e-5, 1e-2
-_FEW, _MANY = 0.1, 10.0
+_FEW, _MANY, _FEWEST_STEPS = 0.1, 10.0, 20
 _INERT, _CRUSHED, _LARGE_DECAY = 0.01, 0.1, 0.01
 _GROWS = 3.0
 _STATISTICS = 0.01
@@ -56,6 +56,8 @@ def vanishing_gradient(run: Recorded) -> Judgement:
 
 def layer_imbalance(run: Recorded) -> Judgement:
     """A layer moves ten times further than the others, or less than a tenth as far."""
+    if len(run.loss) < _FEWEST_STEPS:
+        return not_applicable(f"fewer than {_FEWEST_STEPS} steps")
     found = {name: _own_update(run, name) for name in run.trained}
     found = {name: r for name, r in found.items() if math.isfinite(r) and r > 0}
     if len(found) < 3:
@@ -151,7 +153,9 @@ def weight_decay(run: Recorded) -> Judgement:
         first = max(grown, key=lambda name: _growth(run, name))
         text = f"{first} grew to {_growth(run, first):.1f} times its norm (limit {_GROWS:g})"
         decay = 10 * max(weights[first]["weight_decay"], 5e-5)
-        command = run.with_groups(*(f"{name}: weight_decay={decay:.1g}" for name in grown[:5]))
+        lines = (f"{name}: weight_decay={decay:.1g}" for name in grown)
+        # Where decay is part of a gradient that is divided by its size, little of it is a lot.
+        command = "" if _is_coupled(run) else run.with_groups(*lines)
         return Judgement(INFO, text, numbers, tuple(grown), command)
     if decayed and run.is_from_scratch and numbers["lr_times_decay"] < _INERT:
         text = (
@@ -202,6 +206,14 @@ def _group(name: str, factor: float) -> str:
     """Return a line of --group with a multiple of the run's rate, to two digits."""
     rounded = float(f"{factor:.2g}")
     return f"{name}: lr={np.format_float_positional(rounded, trim='-')}x"
+
+
+def _is_coupled(run: Recorded) -> bool:
+    """Say whether an adaptive optimizer adds decay to gradients (Loshchilov and Hutter 2019,
+    section 2), as AdamW and Muon do not.
+    """
+    call = run.settings.optimizer.call or ""
+    return call.startswith(_ADAPTIVE) and not call.startswith(("AdamW", "Muon"))
 
 
 def _total_norm(run: Recorded, names: list[str]) -> Floats:

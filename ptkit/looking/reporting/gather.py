@@ -19,7 +19,7 @@ from ptkit.core.run_files import Outputs
 from ptkit.core.training.setup_lists import lists_of_run
 from ptkit.core.wording import reason_of
 from ptkit.looking.checking import CheckUp, check_up
-from ptkit.looking.diagnosis import diagnose
+from ptkit.looking.diagnosis import continuation, diagnose
 from ptkit.looking.reporting.examples import in_order_of
 
 # Of more images the check-up may take a minute or more.
@@ -39,7 +39,8 @@ class Reported:
 
     predictions: classes are numbered as in the run's list of classes. places: of the validation
     images, from the listed path to one that opens. with_images: whether the page may show pictures
-    and paths of the data.
+    and paths of the data. continuation: the command that continues the run, None of one that is
+    done.
     """
 
     run: FoundRun
@@ -48,6 +49,7 @@ class Reported:
     check: CheckUp | Missing
     places: Mapping[str, str] | Missing
     with_images: bool = True
+    continuation: str | None = None
 
     @property
     def settings(self) -> Settings:
@@ -79,10 +81,11 @@ def gather_run(
     # The settings on the page are the run's own.
     data = run.settings.data if root is None else replace(run.settings.data, root=str(root))
     outputs: Outputs | None = None
+    command: str | None = None
     findings: Sequence[Finding] | Missing
     try:
         recorded, findings = diagnose(folder, root=root, device=device, workers=workers)
-        outputs = recorded.outputs
+        outputs, command = recorded.outputs, continuation(recorded)
     except PtkitError as error:
         findings = Missing(reason_of(error))
     listed = _listed(data)
@@ -92,7 +95,7 @@ def gather_run(
         # A reason may name an image.
         checked = Missing("its lists were not checked")
     places = _places(listed) if with_images else Missing("left out, as --no-images asks")
-    return Reported(run, predictions, findings, checked, places, with_images)
+    return Reported(run, predictions, findings, checked, places, with_images, command)
 
 
 def _predictions(

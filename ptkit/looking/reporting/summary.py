@@ -9,10 +9,10 @@ from ptkit.core.comparing.differences import metric_text
 from ptkit.core.comparing.runs import Predictions, value_text
 from ptkit.core.config.settings import DataSettings
 from ptkit.core.data.labels import REGRESSION, SINGLE
+from ptkit.core.diagnosis.chance import is_as_majority
 from ptkit.core.shares import is_share
 from ptkit.core.training.tasks.metrics import majority_of
 from ptkit.core.wording import counted, duration
-from ptkit.looking.diagnosis import continuation
 from ptkit.looking.reporting.charts import as_row, chart, lines_of
 from ptkit.looking.reporting.gather import Missing, Reported
 from ptkit.looking.reporting.markup import Html, joined, tag
@@ -82,10 +82,9 @@ def repeat_section(report: Reported) -> Html | Missing:
     """Return the command that repeats the run, and the one that continues it to its end."""
     file = shlex.quote(str(report.run.folder / "config.toml"))
     again = tag("p", tag("code", f"ptkit train --config {file}"))
-    command = continuation(report.run.folder)
-    if command is None:
+    if report.continuation is None:
         return again
-    return joined([tag("p", "to continue it: ", tag("code", command)), again])
+    return joined([tag("p", "to continue it: ", tag("code", report.continuation)), again])
 
 
 def _sentences(report: Reported) -> list[str]:
@@ -116,9 +115,10 @@ def _against_guessing(found: Predictions) -> str:
     if found.kind == SINGLE:
         majority = majority_of(found.truth, found.names)
         text = f'Always answering "{majority.name}" would be right for {majority.share:.1%} of them'
-        if found.intervals["accuracy"][0] > majority.share:
-            return f"{text}: the run is better than that."
-        return f"{text}: the run is not told from that."
+        accuracy, total = float(found.right.mean()), len(found.paths)
+        if is_as_majority(accuracy, share=majority.share, total=total):
+            return f"{text}: the run is not told from that."
+        return f"{text}: the run is better than that."
     if found.kind == REGRESSION:
         error = np.abs(found.truth - np.median(found.truth, axis=0)).mean()
         return f"Always answering the median would have an mae of {error:.4g}."

@@ -163,17 +163,26 @@ def shuffle_labels(seed: int) -> None:
         write(file, [[path, label] for (path, _), label in zip(rows, labels, strict=True)])
 
 
-def flip_labels(seed: int) -> None:
-    """Give one image in twenty another class."""
-    draws = random.Random(seed)
-    for file in ("train.txt", "valid.txt"):
-        write(
-            file,
-            [
-                [p, str((int(k) + draws.randrange(1, 10)) % 10) if draws.random() < 0.05 else k]
-                for p, k in rows_of(file)
-            ],
-        )
+def flip_labels(share: float) -> Change:
+    """Return what gives so many images another class."""
+
+    def flip(seed: int) -> None:
+        draws = random.Random(seed)
+        for file in ("train.txt", "valid.txt"):
+            write(
+                file,
+                [
+                    [
+                        p,
+                        str((int(k) + draws.randrange(1, 10)) % 10)
+                        if draws.random() < share
+                        else k,
+                    ]
+                    for p, k in rows_of(file)
+                ],
+            )
+
+    return flip
 
 
 def few_images(count: int) -> Change:
@@ -243,6 +252,7 @@ PLANTS = (
     Plant("biases of -10", "dead units", {"model": f"{MODELS}:Dead()", "lr": 0.02}),
     Plant("layers without a gradient", "not updated",
           {"model": f"{MODELS}:Forgotten()", "lr": 0.02}),
+    Plant("body frozen at random", "not updated", {"groups": ("*: frozen", "fc: lr=1x")}),
     Plant("frozen norms in training mode", "frozen statistics",
           {"model": f"{MODELS}:Restless()", "lr": 0.05, "groups": ("body.*.1.*: frozen",)}),
     Plant("fp16, a step in six skipped", "non-finite", narrow(0.16)),
@@ -258,7 +268,8 @@ PLANTS = (
     Plant("30 % of validation copied", "too good", {"allow_leak": True}, copy_valid),
     Plant("output bias + 3", "output bias", {"model": f"{MODELS}:Biased()", "lr": 0.02}),
     Plant("1 : 110", "collapse", {"loss": "CrossEntropyLoss()", "epochs": 20}, one_of_many),
-    Plant("5 % of labels wrong", "label noise", {"epochs": 10}, flip_labels),
+    Plant("5 % of labels wrong", "label noise", {"epochs": 10}, flip_labels(0.05)),
+    Plant("25 % of labels wrong", "label noise", {"epochs": 10}, flip_labels(0.25)),
     Plant("20 ms an image", "data-bound",
           {"transforms": (f'Lambda("{MODELS}:slow")', *END), "eval_transforms": END, "epochs": 6,
            "batch_size": 16, "cache": "off", "workers": 1}, few_images(400)),

@@ -1,6 +1,8 @@
 import hashlib
 import multiprocessing
+import os
 import random
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from ptkit.core.data.loading.decoding import decode_all
 from ptkit.core.data.loading.kept import Kept
 from ptkit.core.data.transforms.catalogue import build_transform, num_draws, spec_of
 from ptkit.core.data.transforms.pipeline import Pipeline
-from ptkit.core.errors import DataError, UsageError
+from ptkit.core.errors import DataError, PtkitError, UsageError
 from ptkit.core.parts.calls import parse
 
 NORMALIZE = "Normalize(mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.25])"
@@ -517,6 +519,19 @@ def test_an_epoch_goes_on_past_bad_images_where_it_is_asked_to(run, with_bad_ima
     indices = [batch.indices.tolist() for batch in batches.epoch(0, bad=bad)]
     path = with_bad_image.image_path(2)
     assert (indices, bad) == ([[0, 1], [2, 3]], {2: f"cannot read {path}: the file is empty"})
+
+
+def test_a_process_that_the_system_ends_is_one_clear_line(run):
+    batches = run(FOREIGN_PLANS["policy"], batch_size=2, workers=1)
+    epoch = batches.epoch(0)
+    next(epoch)
+    (process,) = multiprocessing.active_children()
+    os.kill(process.pid, signal.SIGKILL)
+    with pytest.raises(PtkitError, match=r"a process that makes batches died \(pid \d+\)"):
+        list(epoch)
+    # The next epoch has others.
+    assert len(list(batches.epoch(0))) > 1
+    batches.close()
 
 
 def test_batches_go_on_after_an_error(run, with_bad_image):

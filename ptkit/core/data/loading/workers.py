@@ -3,6 +3,7 @@ process.
 """
 
 import functools
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -15,6 +16,9 @@ from ptkit.core.data.keyed import Selection
 from ptkit.core.data.loading.streaming import BatchMaker, HostBatch, Unreadable
 from ptkit.core.data.pixel_limits import max_pixels, set_max_pixels
 from ptkit.core.errors import ImageError, PtkitError
+
+# What torch says of it.
+_DIED = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)")
 
 
 class WorkerProcesses:
@@ -40,9 +44,10 @@ class WorkerProcesses:
         """Yield the batches of an epoch, from the batch `first` on; `bad`: see BatchMaker.
 
         Raises:
-            PtkitError: what an image or a transform gave; the processes end with it.
+            PtkitError: what an image or a transform gave, or a process that died; the processes end
+                with it.
         """
-        for made in self._requested(epoch, first):
+        for made in self._unless_one_dies(epoch, first):
             if isinstance(made, PtkitError):
                 self.close()
                 raise made
@@ -58,6 +63,18 @@ class WorkerProcesses:
         """End the processes; the next epoch starts others."""
         # If the garbage collector has to end them, it waits 5 seconds for each.
         self._loader = None
+
+    def _unless_one_dies(self, epoch: int, first: int) -> Iterator[Any]:
+        try:
+            yield from self._requested(epoch, first)
+        except RuntimeError as error:
+            if not (found := _DIED.match(str(error))):
+                raise
+            self.close()
+            raise PtkitError(
+                f"a process that makes batches died (pid {found[1]}), as those do that the system"
+                " ends where memory is short: pass fewer --workers"
+            ) from error
 
     def _requested(self, epoch: int, first: int) -> Iterator[Any]:
         with warnings.catch_warnings():

@@ -6,7 +6,8 @@ import json
 import shlex
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -150,12 +151,10 @@ def read_outputs(run: Path) -> Outputs | None:
     arrays = read_arrays(file, most_bytes=MOST_BYTES_OF_LISTS)
     if arrays is None:
         return None
-    try:
+    with _taken_apart(file):
         # Of an earlier version without rows.
         values, labels, rows = arrays["best"], arrays["labels"], arrays.get("rows")
         found = Outputs(values.astype(float), _integers(labels), _integers(rows))
-    except (LookupError, TypeError, ValueError) as error:
-        raise DataError(f"{file} is damaged ({reason_of(error)})") from error
     if values.ndim != 2 or labels.shape != values.shape[:1] or not len(labels):
         raise DataError(f"{file} is damaged: outputs {values.shape} for labels {labels.shape}")
     if found.rows is not None and found.rows.shape != labels.shape:
@@ -175,12 +174,9 @@ def read_margins(run: Path) -> RunMargins | None:
     arrays = read_arrays(file, most_bytes=MOST_BYTES_OF_LISTS)
     if arrays is None:
         return None
-    try:
-        found = RunMargins(
-            arrays["sum"].astype(float), _integers(arrays["count"]), _integers(arrays.get("rows"))
-        )
-    except (LookupError, TypeError, ValueError) as error:
-        raise DataError(f"{file} is damaged ({reason_of(error)})") from error
+    with _taken_apart(file):
+        total, count, rows = arrays["sum"], arrays["count"], arrays.get("rows")
+        found = RunMargins(total.astype(float), _integers(count), _integers(rows))
     shapes = {each.shape for each in (found.total, found.count, found.rows) if each is not None}
     if len(shapes) > 1 or found.total.ndim != 1:
         raise DataError(f"{file} is damaged: arrays of the shapes {sorted(shapes)}")
@@ -250,6 +246,15 @@ def softmax(values: Floats) -> Floats:
     powers = np.exp(values - values.max(axis=1, keepdims=True))
     shares: Floats = powers / powers.sum(axis=1, keepdims=True)
     return shares
+
+
+@contextmanager
+def _taken_apart(file: Path) -> Iterator[None]:
+    """Call arrays that are missing, or are no numbers, damage."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError) as error:
+        raise DataError(f"{file} is damaged ({reason_of(error)})") from error
 
 
 def _integers(values: Any) -> Any:

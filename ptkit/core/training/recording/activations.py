@@ -44,17 +44,19 @@ class Activations:
         self._last: str | None = None
 
     @contextmanager
-    def seen(self, rows: slice = slice(None), *, has_spread: bool = True) -> Iterator[None]:
+    def seen(
+        self, rows: slice = slice(None), *, spread: slice | None = slice(None)
+    ) -> Iterator[None]:
         """See what the model gives for some rows of each batch that it runs on.
 
-        has_spread: whether to measure the spread of all outputs too.
+        spread: the rows whose spread is measured, None for none.
         """
 
         def see(name: str, _inputs: Any, output: Any) -> None:
             self._last = name
             if isinstance(output, Tensor):
                 with self._seconds:
-                    self._see_output(name, output.detach()[rows], has_spread=has_spread)
+                    self._see_output(name, output.detach(), spread)
 
         def see_relu(output: Tensor) -> None:
             with self._seconds:
@@ -64,10 +66,11 @@ class Activations:
         with hooked(self._model, self._layers, see), seeing_relus:
             yield
 
-    def _see_output(self, name: str, values: Tensor, *, has_spread: bool) -> None:
-        self._units[name] = values.shape[_unit_axis(self._layers[name])]
-        if not has_spread:
+    def _see_output(self, name: str, output: Tensor, spread: slice | None) -> None:
+        self._units[name] = output.shape[_unit_axis(self._layers[name])]
+        if spread is None:
             return
+        values = output[spread]
         moments = torch.var_mean(values.float(), correction=0)
         self._moments.setdefault(name, []).append((values.numel(), *moments))
 
@@ -79,7 +82,9 @@ class Activations:
         axis = _unit_axis(self._layers[name])
         if output.shape[axis] != self._units[name]:
             return
-        is_active = (output > 0).movedim(axis, 0).flatten(1).any(1)
+        # One pass over the numbers, without a copy of them.
+        others = [k for k in range(output.ndim) if k != axis % output.ndim]
+        is_active = output.amax(others) > 0
         before = self._is_active.get(name)
         self._is_active[name] = is_active if before is None else before | is_active
 

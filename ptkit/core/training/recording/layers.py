@@ -28,9 +28,9 @@ NUM_SAMPLES = 32
 # Validation images on which activations are looked at, of so many batches. Lists are often in the
 # order of their classes: the images are spread over all of it.
 _NUM_LOOKED_AT, _NUM_BATCHES = 256, 32
-# Of these batches, the spread of outputs is measured in every fourth: it varies less, and takes
-# longer.
-_OF_SPREAD = 4
+# The spread of outputs varies less, and takes longer: it is measured in every fourth of these
+# batches, on so many images in all.
+_OF_SPREAD, _NUM_SPREAD = 4, 16
 
 # Of _Steps.
 _ON_HOST, _ON_DEVICE = ("lr", "wait_s", "sampled"), ("loss", "grad_norm")
@@ -83,7 +83,7 @@ class LayerGauge(Gauge):
         self._is_sampled = False
         self._activations = Activations(model, self._seconds)
         # Of validation: every so many batches are looked at, and so many images of each.
-        self._stride = self._images_of_batch = 1
+        self._stride = self._images_of_batch = self._spread_of_batch = 1
         self._num_seen = self._num_looked_at = 0
         self._frozen = FrozenStatistics(model)
 
@@ -146,7 +146,9 @@ class LayerGauge(Gauge):
     def begin_validation(self, num_batches: int) -> None:
         """Choose how many batches are looked at, and how many images of each."""
         self._stride = math.ceil(num_batches / _NUM_BATCHES) or 1
-        self._images_of_batch = math.ceil(_NUM_LOOKED_AT * self._stride / max(num_batches, 1))
+        num_looked_at = max(math.ceil(num_batches / self._stride), 1)
+        self._images_of_batch = math.ceil(_NUM_LOOKED_AT / num_looked_at)
+        self._spread_of_batch = math.ceil(_NUM_SPREAD / math.ceil(num_looked_at / _OF_SPREAD))
         self._num_seen = self._num_looked_at = 0
 
     def forward(self, batch: Batch, forward: Forward) -> Forward:
@@ -154,19 +156,23 @@ class LayerGauge(Gauge):
         number, self._num_seen = self._num_seen, self._num_seen + 1
         if number % self._stride or batch.is_stand_in or not here().is_main:
             return forward
-        step = max(len(batch.indices) // self._images_of_batch, 1)
+        num_images = len(batch.indices)
+        step = max(num_images // self._images_of_batch, 1)
         self._num_looked_at += len(batch.indices[::step])
-        has_spread = number % (_OF_SPREAD * self._stride) == 0
         # Of several crops the first.
         rows = slice(None, None, step * batch.num_crops)
+        spread = None
+        if number % (_OF_SPREAD * self._stride) == 0:
+            every = max(num_images // self._spread_of_batch, step)
+            spread = slice(None, None, every * batch.num_crops)
 
         def looking(images: Tensor) -> Tensor:
             if forward is not self._model:
                 # A compiled model calls no hooks: the model itself runs once more.
-                with self._activations.seen(has_spread=has_spread):
+                with self._activations.seen(spread=spread and slice(None, None, _OF_SPREAD)):
                     self._model(images[rows])
                 return forward(images)
-            with self._activations.seen(rows, has_spread=has_spread):
+            with self._activations.seen(rows, spread=spread):
                 outputs: Tensor = self._model(images)
             return outputs
 

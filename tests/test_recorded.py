@@ -193,6 +193,10 @@ def test_a_collapse_of_a_run_that_still_learns_is_given_more_epochs(tmp_path):
     )
     command = judged(tmp_path / "still", "collapse").command
     assert command == f"ptkit train --resume {tmp_path / 'still'}"
+    # Of one that ended by patience there is nothing to resume.
+    with (tmp_path / "still/config.toml").open("a") as file:
+        file.write("patience = 3\n")
+    assert judged(tmp_path / "still", "collapse").command.endswith("--epochs 16")
 
 
 def test_too_few_steps_at_a_tiny_rate_want_a_larger_one(tmp_path):

@@ -35,8 +35,8 @@ def comparison_figure(rows: Sequence[Compared], *, metric: str, footer: str = ""
     """
     shown = rows[:_MAX_ROWS]
     height = _ROW * len(shown)
-    some = f"{len(shown)} of {len(rows):,} rows; " if len(rows) > len(shown) else ""
-    notes = [f"{some}lines are 95% intervals."]
+    some = f" {len(shown)} of {len(rows):,} rows." if len(rows) > len(shown) else ""
+    notes = [f"Lines are 95% intervals.{some}"]
     title = f"Which is better? Validation {metric}"
     page = new_page(_LEFT + _PLOT, height + _CURVES + 90, title=title, notes=notes, footer=footer)
     colors = [matplotlib.colormaps["tab10"](k % 10) for k in range(len(shown))]

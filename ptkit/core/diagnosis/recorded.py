@@ -99,7 +99,8 @@ class Recorded:
     def longer(self) -> str:
         """The command that trains for more epochs: those that are left, or twice as many."""
         num_epochs = self.settings.train.epochs
-        if len(self.epochs) < num_epochs:
+        # With patience fewer may be all: what has ended is not resumed.
+        if len(self.epochs) < num_epochs and self.settings.train.patience is None:
             return resume_command(self.folder)
         return f"{self.again} --epochs {2 * num_epochs}"
 

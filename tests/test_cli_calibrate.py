@@ -218,6 +218,14 @@ def test_a_file_at_the_place_of_the_kept_checkpoint_stays(here):
     assert Path(found["kept"]).read_bytes() == before
 
 
+def test_the_checkpoint_as_it_was_is_kept_once(here):
+    for _ in range(3):
+        kept = calibrated("valid.txt", "--only", "temperature")["kept"]
+        ptkit.uncalibrate(CKPT)
+    assert read_checkpoint(Path(kept)).keys() == read_checkpoint(CKPT).keys()
+    assert len(list(CKPT.parent.glob("ckpt-uncalibrated*"))) <= 2
+
+
 def rarely_the_last():
     """Give the classes thresholds, and let the model hardly ever answer with the last one."""
     rewrite(thresholds=[0.4, 0.6, 0.8])
@@ -261,7 +269,7 @@ def test_what_training_saved_while_its_run_was_waited_for_is_what_is_changed(her
 
         save_checkpoint(CKPT, {**read_checkpoint(CKPT), "calibration": {"thresholds": None}})
         with monkeypatch.context() as patch:
-            patch.setattr("ptkit.looking.calibrating.held", saving)
+            patch.setattr("ptkit.looking.calibrated_checkpoints.held", saving)
             change("ckpt.pkl")
         assert torch.equal(read_checkpoint(CKPT)["state_dict"][name], better["state_dict"][name])
 

@@ -172,14 +172,43 @@ def test_files_of_an_earlier_prediction_do_not_pass_for_those_of_this_one(here):
     assert os.listdir("found") == ["predictions.csv"]
 
 
-@pytest.mark.parametrize("name", ["predictions.csv", "scores.json", "wrong.csv"])
-def test_files_of_someone_else_are_not_replaced(here, name):
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("predictions.csv", "of someone"),
+        ("predictions.csv", ""),
+        ("predictions.csv", "path,label\nimages/red/0.png,red\n"),
+        ("predictions.csv", "path,class\nimages/red/0.png,red\n"),
+        ("scores.json", "of someone"),
+        ("wrong.csv", "path,true\n"),
+    ],
+)
+def test_files_of_someone_else_are_not_replaced(here, name, text):
     Path("found").mkdir()
-    Path("found", name).write_text("of someone")
+    Path("found", name).write_text(text)
     result = done("images", "--out", "found", exit_code=2)
     assert f"found/{name} is there already, and ptkit did not write it" in result.stderr
     assert os.listdir("found") == [name]
-    assert Path("found", name).read_text() == "of someone"
+    assert Path("found", name).read_text() == text
+
+
+def test_a_table_of_ones_own_is_replaced_whatever_the_answers_are(here):
+    Path("broken.png").write_bytes(b"")
+    for task in (
+        {},
+        {"kind": "multi-label", "activation": "sigmoid", "thresholds": torch.ones(3)},
+        {
+            "kind": "regression",
+            "activation": "number",
+            "scale": torch.ones(3),
+            "shift": torch.ones(3),
+        },
+    ):
+        if task:
+            make_task(**task)
+        for images in ("images/red", "images/red/0.png", "broken.png", "images/blue/0.png"):
+            exit_code = 3 if images == "broken.png" else 0
+            done(images, "--out", str(task.get("kind", "class")), exit_code=exit_code)
 
 
 def test_an_image_below_the_threshold_is_unknown_and_counts_as_wrong(here):

@@ -2,11 +2,20 @@ import errno
 import hashlib
 import os
 import stat
+import threading
+import time
 
 import pytest
 
 from ptkit.core.errors import StorageError
-from ptkit.core.files import make_folder, sha256, with_retries, write_atomically, write_csv
+from ptkit.core.files import (
+    from_disk,
+    make_folder,
+    sha256,
+    with_retries,
+    write_atomically,
+    write_csv,
+)
 
 
 @pytest.fixture
@@ -163,3 +172,55 @@ def test_a_file_whose_name_may_not_be_on_the_disk_is_not_called_untouched(old, m
         write_atomically(old, b"new")
     assert "untouched" not in str(error.value)
     assert old.read_bytes() == b"new"
+
+
+class Readers:
+    """Work for `from_disk` that counts how many of its threads are busy at once."""
+
+    def __init__(self, seconds):
+        self.seconds, self.lock = seconds, threading.Lock()
+        self.busy = self.most = 0
+
+    def __call__(self, part):
+        with self.lock:
+            self.busy += 1
+            self.most = max(self.most, self.busy)
+        for number in part:
+            time.sleep(self.seconds(number))
+        with self.lock:
+            self.busy -= 1
+        return list(part)
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 12, 13, 200])
+@pytest.mark.parametrize("at_once", [1, 3, 64])
+def test_each_file_is_asked_about_once_and_answers_come_in_order(count, at_once):
+    later_first = Readers(lambda number: 0.001 * (number % 5 == 0))
+    assert [n for part in from_disk(later_first, count, at_once=at_once) for n in part] == list(
+        range(count)
+    )
+
+
+def test_many_threads_ask_a_slow_disk_and_two_a_fast_one():
+    slow, fast = Readers(lambda _: 0.005), Readers(lambda _: 0)
+    list(from_disk(slow, 400, at_once=4))
+    list(from_disk(fast, 20_000, at_once=64))
+    assert slow.most > 8
+    assert fast.most <= 2
+
+
+def test_a_disk_that_becomes_slow_gets_more_threads():
+    readers = Readers(lambda number: 0.005 * (number > 200))
+    list(from_disk(readers, 600, at_once=4))
+    assert readers.most > 8
+
+
+def test_an_error_of_the_disk_ends_the_pass():
+    def work(part):
+        if 100 in part:
+            raise StorageError("the disk is gone")
+        return list(part)
+
+    seen = []
+    with pytest.raises(StorageError, match="gone"):
+        seen.extend(from_disk(work, 1000, at_once=8))

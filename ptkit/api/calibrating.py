@@ -60,8 +60,8 @@ def calibrate(
     """
     from ptkit.core.config.settings import ON_BAD
     from ptkit.core.device import choose_device
+    from ptkit.looking.calibrated_checkpoints import calibrate as calibrate_in_place
     from ptkit.looking.calibrating import Wishes
-    from ptkit.looking.calibrating import calibrate as calibrate_in_place
 
     of_parts = {"target_precision": target_precision, "known": known, "train": train}
     _check_parts(only, [name for name, value in of_parts.items() if value is not None])
@@ -109,6 +109,6 @@ def uncalibrate(ckpt: StrPath) -> Path:
     >>> ptkit.uncalibrate("ckpt.pkl").name
     'ckpt.pkl'
     """
-    from ptkit.looking.calibrating import remove_calibration
+    from ptkit.looking.calibrated_checkpoints import remove_calibration
 
     return remove_calibration(Path(ckpt))

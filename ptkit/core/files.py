@@ -13,6 +13,8 @@ import os
 import re
 import secrets
 import stat
+import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BufferedReader
 from pathlib import Path
@@ -24,6 +26,12 @@ T = TypeVar("T")
 # Threads that wait for the disk and need no core: from one that answers after 10 ms, so many read
 # 3,200 files a second.
 NUM_READERS = 32
+_FEW_READERS = 2
+# Seconds a file. All of the last parts of a list took longer where the disk is slow: one does now
+# and then on any machine.
+_SLOW = 2e-4
+_NUM_JUDGED = 3
+_PROBED_AT_ONCE = 4
 # What a network disk says while its server restarts.
 _TRANSIENT = {errno.EIO, errno.ESTALE}
 
@@ -56,16 +64,52 @@ def with_retries(path: str | Path, read: Callable[..., T], *args: Any) -> T:
 
 
 def from_disk(work: Callable[[Sequence[int]], T], count: int, *, at_once: int) -> Iterator[T]:
-    """Yield, in order, what `work` gives for 0..count-1, `at_once` of these numbers at a time.
+    """Yield, in order, what `work` gives for 0..count-1, up to `at_once` of these numbers at a
+    time.
 
-    work: asks the disk about some files, in many threads at once.
+    work: asks the disk about some files: in many threads where an answer takes long, in two where
+    the interpreter's lock is all that more of them would wait for.
     """
     # `ptkit --help` needs none.
-    from concurrent.futures import ThreadPoolExecutor
+    from concurrent.futures import Future, ThreadPoolExecutor
 
-    parts = (range(start, min(start + at_once, count)) for start in range(0, count, at_once))
-    with ThreadPoolExecutor(NUM_READERS, "ptkit-disk") as pool:
-        yield from pool.map(work, parts)
+    def timed(part: range) -> tuple[T, float]:
+        start = time.perf_counter()
+        found = work(part)
+        return found, (time.perf_counter() - start) / len(part)
+
+    waiting: deque[Future[tuple[T, float]]] = deque()
+    seconds = deque([0.0] * _NUM_JUDGED, maxlen=_NUM_JUDGED)
+
+    def first() -> T:
+        found, taken = waiting.popleft().result()
+        seconds.append(taken)
+        return found
+
+    # Threads start with the first task that they get.
+    with ThreadPoolExecutor(_FEW_READERS) as few, ThreadPoolExecutor(NUM_READERS) as many:
+        try:
+            for part in _parts(count, at_once):
+                is_slow = min(seconds) > _SLOW
+                waiting.append((many if is_slow else few).submit(timed, part))
+                if len(waiting) > 2 * (NUM_READERS if is_slow else _FEW_READERS):
+                    yield first()
+            while waiting:
+                yield first()
+        finally:
+            # An error, or nobody asks for the rest.
+            for future in waiting:
+                future.cancel()
+
+
+def _parts(count: int, at_once: int) -> Iterator[range]:
+    """Yield 0..count-1 in ranges; the first are short, so that a slow disk is known soon."""
+    start = 0
+    while start < count:
+        most = min(at_once, _PROBED_AT_ONCE) if start < _NUM_JUDGED * _PROBED_AT_ONCE else at_once
+        part = range(start, min(start + most, count))
+        yield part
+        start = part.stop
 
 
 def numbered_lines(file: Path) -> Iterator[tuple[int, bytes]]:

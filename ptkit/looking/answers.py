@@ -81,7 +81,7 @@ class Answers:
     def columns(self) -> list[str]:
         """The names of all columns that a table of such answers may have."""
         if self.kind == REGRESSION:
-            own = list(map(_column, self.class_names))
+            own = list(map(number_column, self.class_names))
             true = [f"true {name}" for name in self.class_names]
         elif self.kind == MULTI:
             own, true = ["classes"], ["true"]
@@ -181,7 +181,7 @@ def without_empty(table: Sequence[list[str]]) -> list[list[str]]:
     return [[row[k] for k in kept] for row in table]
 
 
-def _column(name: str) -> str:
+def number_column(name: str) -> str:
     """Return the column of a number, which is no other column of the table."""
     is_taken = name in ("path", "error") or name.startswith(("true ", "predicted "))
     return f"predicted {name}" if is_taken else name
@@ -198,7 +198,7 @@ def _cells(row: Mapping[str, Any], share: str) -> dict[str, str]:
         truth = {"true": (", ".join(true) or "none") if isinstance(true, list) else true}
     if "numbers" in row:
         found = row["numbers"].items()
-        return {_column(name): f"{value:.6g}" for name, value in found} | truth
+        return {number_column(name): f"{value:.6g}" for name, value in found} | truth
     if "classes" in row:
         probabilities = row["probabilities"]
         words = (f"{name} {share.format(probabilities[name])}" for name in row["classes"])

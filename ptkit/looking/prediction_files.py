@@ -1,25 +1,21 @@
 """The files of a prediction, the first of which grows while it runs."""
 
 import csv
+import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
 from ptkit.core.errors import StorageError, UsageError
 from ptkit.core.files import csv_bytes, make_folder, sync_folder, write_atomically, write_csv
-from ptkit.looking.answers import Answers
+from ptkit.looking.answers import Answers, number_column
 from ptkit.looking.prediction_scores import Scores, Tally, Wrong, surest, wrong_of
 
 _WRONG = ("path", "true", "class", "probability")
-# What our own files have in their first line, or, of JSON, near their beginning.
-_MARKS = {
-    "predictions.csv": b"path,",
-    "scores.json": b'"num_labelled"',
-    "wrong.csv": ",".join(_WRONG).encode(),
-}
+_NAMES = ("predictions.csv", "scores.json", "wrong.csv")
 _HEAD = 1 << 16
 
 
@@ -31,12 +27,15 @@ class PredictionFiles:
     labels, scores.json and wrong.csv are written too; else those beside an earlier predictions.csv
     are removed. `files`: what was written at the end.
 
+    class_names: of the model: the columns of one that gives numbers.
+
     Raises (entering):
         UsageError: a file of such a name that ptkit did not write.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, class_names: Sequence[str]) -> None:
         self.folder, self.growing = folder, folder / "predictions.part.csv"
+        self._class_names = class_names
         self.files: list[Path] = []
         self._tally, self._wrong = Tally(), list[Wrong]()
         self._columns: list[str] = []
@@ -84,7 +83,7 @@ class PredictionFiles:
 
     def _check_own(self) -> None:
         """Refuse to replace what others wrote."""
-        for name, mark in _MARKS.items():
+        for name in _NAMES:
             file = self.folder / name
             if not os.path.lexists(file):
                 continue
@@ -93,11 +92,27 @@ class PredictionFiles:
                     head = content.read(_HEAD)
             except OSError as error:
                 raise StorageError(f"cannot read {file}: {error.strerror or error}") from error
-            if not (mark in head if file.suffix == ".json" else head.startswith(mark)):
+            if not self._is_own(name, head):
                 raise UsageError(
                     f"{file} is there already, and ptkit did not write it: name another folder with"
                     " --out"
                 )
+
+    def _is_own(self, name: str, head: bytes) -> bool:
+        if name == "scores.json":
+            return b'"num_labelled"' in head
+        text = head.decode("utf-8", "surrogateescape")
+        header = next(csv.reader(io.StringIO(text, newline="")), [])
+        if name == "wrong.csv":
+            return tuple(header) == _WRONG
+        # Without the columns that are empty; where all images are unreadable, nothing else is left.
+        starts = (
+            ["class", "probability"],
+            ["classes"],
+            [*map(number_column, self._class_names)],
+            ["error"],
+        )
+        return header[:1] == ["path"] and any(header[1:][: len(it)] == it for it in starts)
 
     def _finish(self) -> None:
         table = self.folder / "predictions.csv"

@@ -39,6 +39,7 @@ class Prediction:
     """
 
     num_images: int
+    class_names: tuple[str, ...]
     notes: tuple[str, ...]
     label_notes: tuple[str, ...]
     parts: Iterator[Answers]
@@ -61,7 +62,8 @@ def begin_prediction(
     """
     asked = find_labelled_images(subject, sources, columns=columns, root=root)
     parts = predict_parts(subject, asked, **how)
-    return Prediction(len(asked.images), subject.weights.lines, asked.notes, parts)
+    names = tuple(subject.class_names)
+    return Prediction(len(asked.images), names, subject.weights.lines, asked.notes, parts)
 
 
 def predict_sources(

@@ -8,13 +8,14 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from typing import TypeVar
 
 from ptkit.core.data import images as decoder
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.transforms.spec import Size
 from ptkit.core.errors import DataError, PtkitError
-from ptkit.core.files import NUM_READERS
+from ptkit.core.files import NUM_READERS, from_disk
 
 T = TypeVar("T")
 Content = bytes | PtkitError
@@ -62,9 +63,11 @@ def sizes_of(images: ImageList, indices: Sequence[int]) -> list[Size | None]:
         except DataError:
             return None
 
-    # Waiting for the disk, not for a core: so more threads than cores.
-    with ThreadPoolExecutor(NUM_READERS, "ptkit-read") as readers:
-        return list(readers.map(size, indices))
+    def some(part: Sequence[int]) -> list[Size | None]:
+        return [size(indices[k]) for k in part]
+
+    found = from_disk(some, len(indices), at_once=_FILES_AT_ONCE)
+    return list(chain.from_iterable(found))
 
 
 def checked(content: Content) -> bytes:

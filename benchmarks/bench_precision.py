@@ -64,8 +64,9 @@ class Model:
                 outputs = self.module(self.images)
             # As GradScaler does: small gradients are lost in fp16 otherwise.
             (F.cross_entropy(outputs.float(), self.labels) * 2**16).backward()
-        found = [parameter.grad.double().flatten() for parameter in self.module.parameters()]
         peak = torch.cuda.max_memory_allocated() / 2**20 if self.device == "cuda" else 0.0
+        # On the CPU: those of one format are no part of the memory that the next one takes.
+        found = [parameter.grad.cpu().double().flatten() for parameter in self.module.parameters()]
         return torch.cat(found), peak
 
 

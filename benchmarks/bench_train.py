@@ -5,7 +5,8 @@
 ROW: lenet-16, lenet-128, lenet-128-epoch (a long epoch, with what is written after it),
 lenet-128-records and resnet18-32-records (recorded and saved, against the same run with nothing
 written), resnet18-32 (torchvision's large stem, batch 128), resnet18-small-32 (3×3 stem, batch 64),
-resnet18-224 (batch 16), or yolo11n-cls-224 (Ultralytics alone). IMAGES is ROOT/CLASS/*.jpg: 32×32,
+resnet18-224 (batch 16), resnet18-224-gpu (the same decoded on the GPU), or yolo11n-cls-224
+(Ultralytics alone). IMAGES is ROOT/CLASS/*.jpg: 32×32,
 and photographs for the rows of 224. Every program is one process; after an epoch that does not
 count, each round has one epoch of each.
 
@@ -32,7 +33,8 @@ class Row:
     """steps: per epoch. is_recorded: ptkit's time includes what is written after an epoch. records:
     the goal of a run against the same run with nothing written, which is measured alone then.
 
-    alone, plain, course, lightning, timm: goals; None where that one is not measured.
+    alone, plain, course, lightning, timm: goals; None where that one is not measured. decode:
+    data.decode.
     """
 
     network: str
@@ -47,6 +49,7 @@ class Row:
     timm: Goal | None = None
     is_recorded: bool = False
     records: Goal | None = None
+    decode: str = "cpu"
 
 
 ROWS = {
@@ -72,6 +75,10 @@ ROWS = {
     "resnet18-224": Row(
         "resnet18", 224, 16, steps=5, rounds=3, lightning=at_least(1.15), timm=at_least(1.15)
     ),
+    # On a GPU only: nvJPEG.
+    "resnet18-224-gpu": Row(
+        "resnet18", 224, 16, steps=5, rounds=3, alone=at_least(0.9), decode="gpu"
+    ),
     # Longer epochs: its workers read up to eight batches ahead while they wait for their turn.
     "yolo11n-cls-224": Row("yolo11n-cls", 224, 16, steps=12, rounds=4),
 }
@@ -96,6 +103,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-train-") as name:
         folder, rounds = Path(name), options.rounds or row.rounds
         what = f"training `{row.network}` at {row.size}, batch {row.batch_size}"
+        what += ", data.decode=gpu" if row.decode == "gpu" else ""
         if row.network == "yolo11n-cls":
             ultralytics(
                 paths, folder, row, rounds=rounds, device=options.device, python=options.peers
@@ -122,7 +130,7 @@ def measure(
     tree = link_tree(paths[:-NUM_VALID], folder / "tree")
     words = (row.network, str(row.batch_size), str(row.size), device)
     steps = str((len(paths) - NUM_VALID) // row.batch_size)
-    ours = Program("ptkit_train.py", (str(file), *words), has_terminal=True)
+    ours = Program("ptkit_train.py", (str(file), *words, row.decode), has_terminal=True)
     others = {
         "model alone": (
             row.alone,

@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -139,7 +139,9 @@ class _Side:
 
     def __exit__(self, *_: object) -> None:
         """End the program: it leaves when its standard input ends."""
-        self._stdin.close()
+        # What failed may have gone before it was asked.
+        with suppress(BrokenPipeError):
+            self._stdin.close()
         try:
             self.process.wait(timeout=10)
         except subprocess.TimeoutExpired:

@@ -103,6 +103,24 @@ def nothing_waits():
 
 
 @pytest.fixture
+def called_of_torch():
+    """A context that gives the names of torch's functions in the order in which they are called."""
+    from torch.overrides import TorchFunctionMode
+
+    class Names(TorchFunctionMode):
+        def __enter__(self):
+            super().__enter__()
+            self.found = []
+            return self.found
+
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            self.found.append(function.__name__)
+            return function(*args, **(kwargs or {}))
+
+    return Names
+
+
+@pytest.fixture
 def blank_pictures(monkeypatch):
     """Leave every picture white, for tests that ask which files there are, not what is drawn in
     them.

@@ -103,11 +103,12 @@ def test_every_section_of_rows_has_its_place_on_the_page():
     assert sections == set(re.findall(r"<!-- bench (.+) -->\n", page))
 
 
+@pytest.mark.parametrize("before", ["", "input('READY\\n')\n"])
 def test_a_program_that_fails_gives_its_reason_and_leaves_the_others_their_figures(
-    contest, tmp_path
+    contest, tmp_path, before
 ):
     (tmp_path / "good.py").write_text(ANSWERS)
-    (tmp_path / "bad.py").write_text("input('READY\\n')\nraise SystemExit('no such file')\n")
+    (tmp_path / "bad.py").write_text(f"{before}raise SystemExit('no such file')\n")
     programs = {name: contest.Program(str(tmp_path / f"{name}.py"), ()) for name in ("good", "bad")}
     assert contest.contest(programs, rounds=2) == {
         "good": [2.0, 3.0],

@@ -24,6 +24,25 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to get 2 GiB\nmore"),
+         "out of memory (CUDA out of memory. Tried to get 2 GiB): free what other programs hold"),
+        (MemoryError(), "out of memory: free what other programs hold"),
+    ],
+)  # fmt: skip
+def test_memory_that_is_used_up_is_one_line(here, monkeypatch, error, line):
+    def ask(*_, **__):
+        raise error
+
+    monkeypatch.setattr("ptkit.commands.predict.ask", ask)
+    result = RUN.invoke(app, ["predict", "ckpt.pkl", "test.txt"])
+    assert result.exit_code == 2
+    assert line in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
 def answers(*arguments):
     result = RUN.invoke(app, ["predict", "ckpt.pkl", *arguments, "--json"])
     assert result.exit_code == 0, result.stderr

@@ -8,9 +8,12 @@ import torch
 
 from ptkit.core.device import (
     begin_copy,
+    is_out_of_memory,
     loading_kernels,
     prepare_device,
     run_first_kernel,
+    sent,
+    wait_for,
     when_copied,
 )
 from ptkit.core.machine import num_cores
@@ -64,6 +67,69 @@ def test_kernels_are_loaded_in_a_thread_that_ends_with_the_block(monkeypatch):
     with loading_kernels(torch.device("cpu"), None), loading_kernels(torch.device("cuda"), None):
         pass
     assert seen == [("cuda", None, False)]
+
+
+def test_kernels_are_not_left_loading_where_the_block_fails(monkeypatch):
+    begun, seen = threading.Event(), []
+
+    def kernel(device, dtype):
+        begun.wait(10)
+        seen.append(device)
+
+    @loading_kernels(torch.device("cuda"), None)
+    def fail():
+        begun.set()
+        raise ValueError("no list")
+
+    monkeypatch.setattr("ptkit.core.device.run_first_kernel", kernel)
+    with pytest.raises(ValueError, match="no list"):
+        fail()
+    assert seen == [torch.device("cuda")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory",
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "MPS backend out of memory (MPS allocated: 8.9 GB, max allowed: 9.1 GB)",
+    ],
+)
+def test_memory_that_is_used_up_is_known_by_its_words(text):
+    assert is_out_of_memory(RuntimeError(text))
+    assert not is_out_of_memory(ValueError(text))
+
+
+def test_other_errors_are_no_lack_of_memory():
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+def test_a_run_that_is_not_deterministic_follows_one_that_was(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    device = torch.device("cuda")
+    try:
+        prepare_device(device, deterministic=True)
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        prepare_device(device, deterministic=False)
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert not torch.backends.cudnn.deterministic
+
+
+def test_the_device_that_is_waited_for_is_the_one_that_is_named(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    wait_for(torch.device("cuda", 1))
+    assert waited == [torch.device("cuda", 1)]
+
+
+def test_what_is_on_a_device_already_is_not_pinned(monkeypatch):
+    # As of a GPU, the memory of this one cannot be pinned.
+    there = torch.empty(2, device="meta")
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *_, **__: tensor)
+    assert sent(there, torch.device("cuda")) is there
 
 
 def test_a_device_that_refuses_is_left_to_the_run_to_report():

@@ -16,6 +16,7 @@ from ptkit.core.data import images as decoder
 from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.lists import read_list
 from ptkit.core.data.loading import batches as batches_module
+from ptkit.core.data.loading import gpu_decoding
 from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.loading.gpu_decoding import GpuDecoder, can_decode, gpu_decoder
 from ptkit.core.data.transforms.pipeline import Pipeline
@@ -154,6 +155,31 @@ def test_one_that_the_gpu_refuses_is_decoded_as_usual():
     assert [image is None for image in found] == [False, True, False, False]
 
 
+def test_memory_that_is_used_up_is_no_refusal():
+    def decode(images):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        GpuDecoder(CPU, decode).images([encoded(), encoded()])
+
+
+def test_a_decoder_that_cannot_decode_is_refused_before_training(monkeypatch):
+    def decode(images):
+        raise RuntimeError("torchvision not compiled with nvJPEG support\nmore")
+
+    monkeypatch.setattr(gpu_decoding, "_decode_function", lambda _: decode)
+    device = torch.device("cuda")
+    expected = "cannot decode here: torchvision not compiled with nvJPEG support; install"
+    with pytest.raises(UsageError, match=expected):
+        gpu_decoder(device, Pipeline.parse(CALLS).for_device(device))
+
+
+def test_a_decoder_that_can_is_taken(monkeypatch):
+    monkeypatch.setattr(gpu_decoding, "_decode_function", lambda _: OnCpu())
+    device = torch.device("cuda")
+    assert gpu_decoder(device, Pipeline.parse(CALLS).for_device(device)).decode.num_images == 1
+
+
 def test_an_image_that_cannot_be_read_is_the_usual_error(images, gpu, tmp_path):
     (tmp_path / "plain").write_bytes(FILES["cut off"][0])
     batches = Batches(images, Pipeline.parse(CALLS), Sampling(4), decode="gpu")
@@ -177,6 +203,25 @@ def test_what_excludes_it_is_refused(images, tmp_path, monkeypatch, more):
             train="list.txt", valid="list.txt", allow_leak=True, decode="gpu", size=24,
             transforms=CALLS[:1], model="lenet(size=24)", **more,
         )  # fmt: skip
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("calls", [CALLS, [*CALLS, "RandomErasing()"]])
+def test_batches_of_a_gpu_are_those_of_the_cpu(images, calls):
+    """Beside work that frees memory while the GPU still has to do it."""
+    batches = [
+        Batches(images, Pipeline.parse(calls), Sampling(2), device="cuda", workers=3, decode=decode)
+        for decode in ("whole", "gpu")
+    ]
+    busy = torch.rand(2000, 2000, device="cuda")
+    for _ in range(5):
+        for expected, found in zip(*(each.epoch(1) for each in batches), strict=True):
+            for _ in range(20):
+                busy = (busy @ busy.clone()).clamp(0, 1)
+            difference = (found.images - expected.images).abs()
+            assert difference.mean() < 4 / 255
+            assert torch.equal(found.labels, expected.labels)
 
 
 @pytest.mark.gpu

@@ -17,6 +17,7 @@ import ptkit
 from ptkit.core.data.loading.batches import Batch
 from ptkit.core.training.recording.frozen import FrozenStatistics
 from ptkit.core.training.recording.layers import LayerGauge, sampled_steps
+from ptkit.core.training.recording.outputs import Margins
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
@@ -201,6 +202,16 @@ def test_each_image_has_a_margin_of_every_epoch(here):
     assert found["count"] == [6] * 48
     # These are easy images.
     assert np.mean(found["sum"]) > 0
+
+
+def test_margins_are_summed_on_the_cpu_in_double_precision(called_of_torch):
+    # Apple's devices have no float64.
+    margins = Margins(2)
+    margins.add(torch.eye(2), torch.tensor([0, 1]), np.array([0, 1]))
+    with called_of_torch() as called:
+        found = margins.state_dict()
+    assert called.index("cpu") < called.index("double")
+    assert found["sum"].tolist() == [1, 1]
 
 
 def test_how_far_frozen_statistics_move_is_measured():

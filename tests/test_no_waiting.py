@@ -47,6 +47,13 @@ def _fit(settings: dict[str, Any], nothing_waits: Any) -> None:
         assert len(list(fit(training, on_step=on_step))) == 2
 
 
+def test_streamed_images_do_not_make_a_step_wait(here: Path, nothing_waits: Any) -> None:
+    # RandomErasing draws its boxes on the CPU.
+    steps = ["RandomResizedCrop(16)", "RandomHorizontalFlip()", "RandomErasing()"]
+    train = {"epochs": 2, "batch_size": 2, "device": "cuda"}
+    _fit({"data": {"cache": "off", "transforms": steps}, "train": train}, nothing_waits)
+
+
 def test_a_weighted_mean_does_not_wait_for_the_gpu(here: Path, nothing_waits: Any) -> None:
     train = {"epochs": 2, "batch_size": 2, "device": "cuda", "accumulate": 2, "clip_value": 1.0}
     loss = {"call": "CrossEntropyLoss(weight=[1, 2, 0], ignore_index=1)"}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_data import make_lists
-from torch import Tensor
+from torch import Tensor, nn
 
 from ptkit.core.config.layers import read_recipe, recipe_names, resolve
 from ptkit.core.errors import UsageError
@@ -163,20 +163,36 @@ def test_a_recipe_trains_compiled(here: Path) -> None:
     training.valid.close()
 
 
-def test_a_long_run_of_resnet18_is_compiled_by_itself_and_a_short_one_is_not(here: Path) -> None:
+def test_a_long_run_of_resnet18_tries_kernels_and_compiling_and_a_short_one_neither(
+    here: Path,
+) -> None:
     layer = {"model": {"call": "resnet18(stem='small')"}, "optimizer": {"call": "SGD()"}}
-    for epochs, expected in ((1, False), (10**6, True)):
+    for epochs, is_long in ((1, False), (10**6, True)):
         settings = resolve(TINY, layer, {"train": {"device": DEVICE, "epochs": epochs}})
         setup = prepare(settings, Unwatched(), is_resumed=False)
-        assert setup.settings.train.compile is (setup.training.compiled is not None) is expected
-        assert setup.training.tries_kernels is expected
+        assert setup.training.tries_kernels is is_long
+        is_compiled = setup.training.compiled is not None
+        assert setup.settings.train.compile is is_compiled
+        # Whether a long run is depends on the times of its first steps.
+        assert is_long or not is_compiled
         setup.data.close()
 
 
 def test_a_look_before_training_leaves_kernels_to_be_tried_out(here: Path) -> None:
+    seen: list[tuple[bool, bool]] = []
+
+    def look(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if isinstance(module, nn.Conv2d) and len(inputs[0]) == 8:
+            seen.append((torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic))
+
     settings = resolve(TINY, {"train": {"device": DEVICE, "epochs": 10**6, "compile": False}})
-    training = prepare(settings, Unwatched(), is_resumed=False).training
-    train_epoch(training, 1)
+    with nn.modules.module.register_module_forward_pre_hook(look):
+        training = prepare(settings, Unwatched(), is_resumed=False).training
+        num_before = len(seen)
+        train_epoch(training, 1)
+    # A kernel that is chosen for the shape without trying stays.
+    assert (False, False) not in seen[:num_before]
+    assert seen[num_before] == (True, False)
     assert not torch.backends.cudnn.benchmark
     assert not torch.backends.cudnn.deterministic
 

@@ -53,7 +53,7 @@ def one_by_one(pipeline, batch):
 
 
 def on_device(pipeline, device=CPU):
-    return move(PIXELS, LABELS, pipeline.for_device(CUDA), device=device)
+    return move(PIXELS, LABELS, pipeline.for_device(CUDA), device=device, free=1 << 30)
 
 
 def in_memory(pipeline):
@@ -119,7 +119,7 @@ def test_pixels_that_are_kept_never_change():
 def test_pixels_that_are_in_a_file_are_moved_whole(tmp_path):
     PIXELS.tofile(tmp_path / "pixels.bin")
     stored = StoredPixels(tmp_path / "pixels.bin", PIXELS.shape)
-    held = move(stored, LABELS, parsed([FLIP, "ToTensor()"]), device=CPU)
+    held = move(stored, LABELS, parsed([FLIP, "ToTensor()"]), device=CPU, free=1 << 30)
     assert isinstance(held, OnDevice)
     assert torch.equal(held.pixels, torch.from_numpy(PIXELS))
     assert torch.equal(held.labels, torch.from_numpy(LABELS))

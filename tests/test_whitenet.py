@@ -38,6 +38,13 @@ def test_the_second_half_of_the_filters_is_the_negative_of_the_first(images):
     assert torch.equal(model.whiten.weight[27:], -model.whiten.weight[:27])
 
 
+def test_the_filters_are_computed_on_the_cpu_in_double_precision(images, called_of_torch):
+    # Apple's devices have no float64.
+    with called_of_torch() as called:
+        WhiteNet(4, widths=(8, 8)).fit_inputs(images)
+    assert called.index("cpu") < called.index("double") < called.index("linalg_eigh")
+
+
 def test_constant_images_do_not_blow_up_the_filters():
     model = WhiteNet(4, widths=(8, 8))
     model.fit_inputs(torch.ones(20, 3, 16, 16))

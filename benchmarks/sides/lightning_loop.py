@@ -1,4 +1,5 @@
-"""A plain LightningModule and a DataLoader of two workers, no logger, checkpoints or progress.
+"""A plain LightningModule and a DataLoader of two workers, no logger, checkpoints or progress; on
+CUDA in bf16.
 
 lightning_loop.py TREE NETWORK BATCH_SIZE SIZE DEVICE
 """
@@ -76,6 +77,7 @@ def main() -> None:
         max_epochs=10_000,
         accelerator="cpu" if device == "cpu" else "gpu",
         devices=1,
+        precision="bf16-mixed" if device == "cuda" else "32-true",
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -1,11 +1,11 @@
 """A whole run of ptkit with events, checkpoints, records and the live line; and its model alone.
 
-ptkit_train.py LIST NETWORK BATCH_SIZE SIZE DEVICE
+ptkit_train.py LIST NETWORK BATCH_SIZE SIZE DEVICE [DECODE]
 
-Words: `round`, an epoch of the run; `alone`, as many steps of plain PyTorch on batches in
-memory, with the network, memory format, precision, loss and kind of optimizer of the run, in its
-process. Figures: images per second of training. `recorded`: the figure of the last epoch with what
-was written after it.
+DECODE: data.decode. Words: `round`, an epoch of the run; `alone`, as many steps of plain PyTorch on
+batches in memory, with the network, memory format, precision, loss and kind of optimizer of the
+run, in its process. Figures: images per second of training. `recorded`: the figure of the last
+epoch with what was written after it.
 """
 
 import sys
@@ -39,7 +39,7 @@ SMALL_IMAGES = ["RandomCrop(32, padding=4)", "RandomHorizontalFlip()"]
 
 def main() -> None:
     _, name, batch_size, size, device = sys.argv[1:6]
-    settings = settings_of(sys.argv[1:6])
+    settings = settings_of(sys.argv[1:])
     with tempfile.TemporaryDirectory(prefix="bench-run-") as folder:
         dtype = choose_dtype("auto", choose_device(device))
         watch = Screen(
@@ -49,8 +49,8 @@ def main() -> None:
 
 
 def settings_of(arguments: Sequence[str]) -> Settings:
-    """Return the settings of a run: list, network, batch size, size, device."""
-    file, name, batch_size, size, device = arguments
+    """Return the settings of a run: list, network, batch size, size, device, data.decode."""
+    file, name, batch_size, size, device = arguments[:5]
     return resolve(
         {
             "data": {
@@ -58,6 +58,7 @@ def settings_of(arguments: Sequence[str]) -> Settings:
                 "valid": str(Path(file).parent / "valid.txt"),
                 "size": int(size),
                 "transforms": SMALL_IMAGES if size == "32" else [],
+                "decode": "".join(arguments[5:]) or "cpu",
             },
             "model": {"call": CALLS[name]},
             # Only the first epochs of an unlimited run are measured: a rate that changes little.

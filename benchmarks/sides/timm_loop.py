@@ -1,5 +1,6 @@
 """timm's own data set, loader, augmentation, model, loss, optimizer and schedule, at the defaults
-of its train.py, in the loop that train.py has (the script itself is not part of the package).
+of its train.py, in the loop that train.py has (the script itself is not part of the package); on
+CUDA in bf16, as with `--amp --amp-dtype bfloat16`.
 
 timm_loop.py TREE NETWORK BATCH_SIZE SIZE DEVICE
 """
@@ -51,7 +52,8 @@ def main() -> None:
         model.train()
         optimizer.zero_grad()
         for images, labels in loader:
-            loss = loss_function(model(images), labels)
+            with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+                loss = loss_function(model(images), labels)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()

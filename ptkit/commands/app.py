@@ -4,6 +4,7 @@ code.
 
 import io
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import Annotated, Any
@@ -37,7 +38,7 @@ from ptkit.commands.train import train
 from ptkit.commands.viz_featuremaps import viz_featuremaps
 from ptkit.commands.viz_transforms import viz_transforms
 from ptkit.commands.viz_weights import viz_weights
-from ptkit.core.errors import PtkitError, StorageError
+from ptkit.core.errors import PtkitError, StorageError, UsageError
 from ptkit.core.ranks import rank_of_environment, refuse_several
 
 # What torchrun may start several times.
@@ -105,6 +106,24 @@ def _ended_in_a_line() -> Iterator[None]:
     except KeyboardInterrupt:
         complain("interrupted")
         raise typer.Exit(130) from None
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        reason = str(error).partition("\n")[0]
+        complain(
+            f"out of memory{f' ({reason})' if reason else ''}: free what other programs hold, or"
+            " take a smaller model or smaller images"
+        )
+        raise typer.Exit(UsageError.exit_code) from None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # Where torch was not needed, only Python or numpy can have said it.
+    if "torch" not in sys.modules:
+        return isinstance(error, MemoryError)
+    from ptkit.core.device import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 @contextmanager

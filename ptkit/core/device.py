@@ -24,6 +24,9 @@ from ptkit.core.wording import check_choice
 T = TypeVar("T")
 Values = tuple[Tensor | npt.NDArray[Any], ...]
 
+# How errors say it that are not of torch's own allocator on a GPU: its allocator on a CPU; CUDA, of
+# contexts and pinned memory, and Apple's; cuBLAS and cuDNN.
+_FULL = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -71,10 +74,10 @@ def prepare_device(device: torch.device, *, deterministic: bool) -> int:
         let_try_kernels(is_on=False)
         torch.backends.cudnn.deterministic = deterministic
         if deterministic:
-            # cuBLAS reads it when it is first used; warn_only, because some kernels have no
-            # deterministic form.
+            # cuBLAS reads it when it is first used.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.use_deterministic_algorithms(True, warn_only=True)
+        # Of an earlier run of this process too. warn_only: some kernels have no deterministic form.
+        torch.use_deterministic_algorithms(deterministic, warn_only=True)
         torch.set_float32_matmul_precision("highest" if deterministic else "high")
     return torch.get_num_threads()
 
@@ -90,9 +93,12 @@ def loading_kernels(device: torch.device, dtype: torch.dtype | None) -> Iterator
         return
     loading = threading.Thread(target=run_first_kernel, args=(device, dtype), daemon=True)
     loading.start()
-    yield
-    # Worker processes must not be forked off while another thread loads libraries.
-    loading.join()
+    try:
+        yield
+    finally:
+        # Neither may worker processes be forked off nor the program end while another thread loads
+        # libraries.
+        loading.join()
 
 
 def run_first_kernel(device: torch.device, dtype: torch.dtype | None) -> None:
@@ -148,31 +154,39 @@ def seed_device(device: torch.device, key: int) -> None:
 
 def wait_for(device: torch.device) -> None:
     """Wait until a device has done all work that was given to it."""
-    torch.get_device_module(device).synchronize()
+    module = torch.get_device_module(device)
+    # Without a name CUDA takes the device of the thread, of which there may be several.
+    module.synchronize(device) if device.type == "cuda" else module.synchronize()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Say whether an error means that memory is used up, on a GPU or on a CPU."""
-    # Of a CPU torch says so only in words.
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    )
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in _FULL)
 
 
 def release_memory(error: BaseException) -> None:
     """Free what the frames of an error hold, such as a graph that did not fit."""
     traceback.clear_frames(error.__traceback__)
+    empty_cache()
+
+
+def empty_cache() -> None:
+    """Give back what nothing refers to any more, on GPUs too."""
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
 
 
 def sent(values: Tensor | npt.NDArray[Any], device: torch.device) -> Tensor:
-    """Copy to a device; on CUDA from pinned memory and without waiting. On a CPU it is the same
-    memory.
+    """Copy to a device; on CUDA from pinned memory and without waiting. What is there already, as
+    all is on a CPU, is not copied.
     """
     tensor = values if isinstance(values, Tensor) else torch.from_numpy(values)
-    if device.type != "cuda":
+    if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 

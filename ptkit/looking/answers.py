@@ -28,12 +28,12 @@ class Answers:
     paths: None for an image that came from memory. kind: of the task, as Task.kind. values: float32
     (N, K) probabilities, or (N, D) numbers. answers: int64 (N,) classes, bool (N, K) for several
     labels, or the numbers again. top: how many classes a row names. notes: what was done to get
-    bare weights, a line each. trained_on: bool (N,), which images the
-    weights were trained on; None where that is unknown. unknown: bool (N,), which images are said
-    to be of no class; None where all are of one. thresholds: (K,), the probability that an answer
-    must have; None where any is enough.
-    errors: row -> why that image cannot be read; its values are nan, and its answer means nothing.
-    labels: what is true, like `answers`, and known: bool (N,), of which images; None for none.
+    bare weights, a line each. trained_on: bool (N,), which images the weights were trained on; None
+    where that is unknown. unknown: bool (N,), which images are said to be of no class; None where
+    all are of one. thresholds: (K,), the probability that an answer must have; None where any is
+    enough. errors: row -> why that image cannot be read; its values are nan, and its answer means
+    nothing. labels: what is true, like `answers`, and known: bool (N,), of which images; None for
+    none.
     """
 
     paths: tuple[str | None, ...]
@@ -57,10 +57,9 @@ class Answers:
         One class an image: class, index, probability, and with `top` above 1 the most probable
         classes under `top`; of an unknown image class "unknown", index None, the probability of the
         most probable class, that one's name under `most_probable`, and THRESHOLD or STRANGER under
-        `unknown_because`. Several: classes, indices,
-        probabilities. Numbers: numbers. All: true, the label, where there is one; trained_on, true,
-        for an image that the weights were trained on.
-        An image that cannot be read: error.
+        `unknown_because`. Several: classes, indices, probabilities. Numbers: numbers. All: true,
+        the label, where there is one; trained_on, true, for an image that the weights were trained
+        on. An image that cannot be read: error.
         """
         rows = [{"path": path, **self._answer(k)} for k, path in enumerate(self.paths)]
         for k in [] if self.known is None else np.flatnonzero(self.known).tolist():

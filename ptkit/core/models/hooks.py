@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ptkit.core.device import is_out_of_memory
 from ptkit.core.errors import UsageError
 from ptkit.core.models.layouts import Flow, Layout
 from ptkit.core.wording import first_of, nearest, reason_of
@@ -196,9 +197,10 @@ def taking(
     """
     try:
         yield
-    except torch.OutOfMemoryError:  # no matter of size or batch alone
-        raise
     except _REFUSALS as error:
+        # No matter of size or batch alone.
+        if is_out_of_memory(error):
+            raise
         what = f"{'×'.join(map(str, images.shape[2:]))} images"
         if in_training:
             what = f"a training batch of {len(images)} ({what})"

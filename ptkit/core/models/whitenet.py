@@ -79,7 +79,8 @@ class WhiteNet(nn.Module):
         second moments, each divided by the root of its eigenvalue, and their negatives (section
         3.2).
         """
-        columns = F.unfold(images, self.whiten.kernel_size, stride=self.whiten.stride)
+        # On the CPU, so that a seed has the same filters everywhere; some devices have no float64.
+        columns = F.unfold(images.cpu(), self.whiten.kernel_size, stride=self.whiten.stride)
         # In double precision: eigenvalues of patches differ by many powers of 10.
         patches = columns.transpose(1, 2).flatten(0, 1).double()
         values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ptkit.core.data.loading.batches import Forward
-from ptkit.core.device import autocast
+from ptkit.core.device import autocast, empty_cache, is_out_of_memory
 from ptkit.core.errors import UsageError
 from ptkit.core.models.hooks import keeping_buffers
 from ptkit.core.ranks import here
@@ -77,9 +77,9 @@ def compile_model(
             with autocast(images.device, dtype):
                 outputs = forward(images)
             outputs.float().square().mean().backward()
-    except torch.OutOfMemoryError:
-        raise
     except (RuntimeError, ImportError) as error:
+        if is_out_of_memory(error):
+            raise
         raise UsageError(
             f"train.compile: {_reason(error)}; leave it out, or fix that first"
         ) from error
@@ -87,6 +87,14 @@ def compile_model(
         parameter.grad = None
     how = "compiled, with CUDA graphs" if forward.uses_graphs else "compiled"
     return forward, f"model {how}: the first step took {time.perf_counter() - begin:.1f} s"
+
+
+def forget_compiled(model: nn.Module) -> None:
+    """Free what compiling a model took, where it is not used: code, graphs, and their memory."""
+    for parameter in model.parameters():
+        parameter.grad = None
+    torch.compiler.reset()
+    empty_cache()
 
 
 def _reason(error: Exception) -> str:

@@ -11,11 +11,18 @@ from torch import Tensor, nn
 
 from ptkit.core.config.settings import AUTO
 from ptkit.core.data.loading.batches import Forward
-from ptkit.core.device import autocast, passing_look, trying_kernels, wait_for
+from ptkit.core.device import (
+    autocast,
+    is_out_of_memory,
+    passing_look,
+    release_memory,
+    trying_kernels,
+    wait_for,
+)
 from ptkit.core.errors import UsageError
 from ptkit.core.models.hooks import keeping_buffers
 from ptkit.core.ranks import here
-from ptkit.core.training.compiling import compile_model
+from ptkit.core.training.compiling import compile_model, forget_compiled
 from ptkit.core.training.loop import Training
 
 # A guess of a gain may be wrong: it must win its cost back so many times.
@@ -106,19 +113,26 @@ def compiled_if_it_pays(
     )
     if not bargain.pays(num_steps, step_s):
         return None, f"model not compiled: {facts}"
+    forward, reason = None, ""
     try:
         forward, _ = compile_model(model, images, dtype=dtype)
         compiled_s = step_seconds(model, forward, images, dtype=dtype)
     except UsageError as error:
-        return None, f"model not compiled: {error}"
-    except torch.OutOfMemoryError:
-        return None, "model not compiled: that needs more memory than there is"
-    # Measured again, now with the kernels of the run.
-    plain_s = step_seconds(model, model, images, dtype=dtype)
-    took = f"a step takes {_ms(compiled_s)} compiled, {_ms(plain_s)} as it is"
-    if compiled_s >= plain_s:
-        return None, f"model not compiled: {took}"
-    return forward, f"model compiled: {took}; {facts}"
+        reason = str(error)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        release_memory(error)
+        reason = "that needs more memory than there is"
+    if not reason:
+        # Measured again, now with the kernels of the run.
+        plain_s = step_seconds(model, model, images, dtype=dtype)
+        reason = f"a step takes {_ms(compiled_s)} compiled, {_ms(plain_s)} as it is"
+        if compiled_s < plain_s:
+            return forward, f"model compiled: {reason}; {facts}"
+    del forward
+    forget_compiled(model)
+    return None, f"model not compiled: {reason}"
 
 
 def step_seconds(

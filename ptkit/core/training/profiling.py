@@ -3,6 +3,7 @@
 The loop calls a clock when a part of its work ends. The clock of an ordinary run does nothing.
 """
 
+import functools
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from ptkit.core.device import wait_for
 
 # Parts of a step, and in words.
 STEP = {
@@ -122,7 +125,7 @@ def stopwatch(device: torch.device) -> Stopwatch:
         mark.record()
         return mark
 
-    return DeviceStopwatch(new_mark, module.synchronize)
+    return DeviceStopwatch(new_mark, functools.partial(wait_for, device))
 
 
 @dataclass(frozen=True)

@@ -256,8 +256,18 @@ class Batches:
         """Yield batches cut out of kept images, which are where they are needed."""
         # Small batches are cut several at a time, so `held` runs ahead of what is yielded here.
         selections, again = tee(selections)
-        for selection, (images, labels) in zip(selections, held.batches(again), strict=True):
-            on_ready()
+        # What cuts them on a device is no wait for data.
+        is_there = isinstance(held, OnDevice)
+
+        def asked() -> Iterator[Selection]:
+            for selection in selections:
+                if is_there:
+                    on_ready()
+                yield selection
+
+        for selection, (images, labels) in zip(asked(), held.batches(again), strict=True):
+            if not is_there:
+                on_ready()
             yield selection, images, labels
 
     def _copied(
@@ -289,8 +299,10 @@ class Batches:
             return None
         pixels, labels = self.kept.pixels, self.images.labels
         if self.device.type == "cuda":
-            fits = can_move(pixels, self.pipeline, free=free_gpu_bytes(self.device))
-            return move(pixels, labels, self.pipeline, device=self.device) if fits else None
+            free = free_gpu_bytes(self.device)
+            if not can_move(pixels, self.pipeline, free=free):
+                return None
+            return move(pixels, labels, self.pipeline, device=self.device, free=free)
         if isinstance(pixels, StoredPixels):
             # Each image waits for the disk: threads wait for several at once.
             return None

@@ -4,9 +4,12 @@ It ignores EXIF and other orientations, takes the three channels of any JPEG for
 say that data is damaged. Its pixels differ by a few levels.
 """
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +20,7 @@ from ptkit.core.data.pixel_limits import check_pixels
 from ptkit.core.data.transforms.pipeline import Pipeline, apply_steps
 from ptkit.core.data.transforms.plan import same_shape
 from ptkit.core.data.transforms.spec import Draws
+from ptkit.core.device import is_out_of_memory, wait_for
 from ptkit.core.errors import DataError, UsageError
 
 # Encoded images, uint8 (length,), to pixels, uint8 (3, H, W), on a device.
@@ -28,12 +32,42 @@ _FRAMES = (0xC0, 0xC1, 0xC2)
 _APP14 = 0xEE
 
 
+class _Streams(threading.local):
+    """Of a thread: its own stream on each device."""
+
+    def __init__(self) -> None:
+        self.own: dict[torch.device, torch.cuda.Stream] = {}
+
+
+_streams = _Streams()
+
+
 @dataclass(frozen=True)
 class GpuDecoder:
     """decode: for a list of JPEGs, which raises RuntimeError for one that it refuses."""
 
     device: torch.device
     decode: Decode
+
+    @contextmanager
+    def own_stream(self) -> Iterator[None]:
+        """Let this thread work in a stream of its own, all of which is done after the block.
+
+        torchvision's decoder writes into memory without waiting for what the thread's stream still
+        has to do with it. In the stream of training that is most of a step.
+        """
+        if self.device.type != "cuda":
+            yield
+            return
+        if self.device not in _streams.own:
+            _streams.own[self.device] = torch.cuda.Stream(self.device)
+        stream = _streams.own[self.device]
+        with torch.cuda.stream(stream):
+            try:
+                yield
+            finally:
+                # Waiting lets other threads run.
+                stream.synchronize()
 
     def images(self, contents: Sequence[bytes]) -> list[Tensor | None]:
         """Return the pixels of each image, uint8 (3, H, W) on the device, or None for one that the
@@ -53,7 +87,11 @@ class GpuDecoder:
             return []
         try:
             return list(self.decode(encoded))
-        except RuntimeError:
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            # It may still write into memory that is free now.
+            wait_for(self.device)
             # It says neither which one nor gives the others.
             if len(encoded) == 1:
                 return [None]
@@ -128,7 +166,7 @@ def gpu_decoder(device: torch.device, pipeline: Pipeline) -> GpuDecoder:
 
     Raises:
         UsageError: the device is no CUDA device, a transform does not run there, or neither
-            torchvision nor torchcodec can decode there.
+            torchvision nor torchcodec decodes there.
     """
     if device.type != "cuda":
         raise UsageError(
@@ -139,7 +177,21 @@ def gpu_decoder(device: torch.device, pipeline: Pipeline) -> GpuDecoder:
         raise UsageError(
             f"data.decode=gpu needs transforms that run on the device; {steps[0].call} does not"
         )
-    return GpuDecoder(device, _decode_function(device))
+    decode = _decode_function(device)
+    try:
+        decode([torch.frombuffer(bytearray(_smallest_jpeg()), dtype=torch.uint8)])
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(
+            f"data.decode=gpu cannot decode here: {reason}; install a torchvision or torchcodec"
+            " with nvJPEG, or leave it out"
+        ) from error
+    return GpuDecoder(device, decode)
+
+
+def _smallest_jpeg() -> bytes:
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    return decoder.cv2.imencode(".jpg", pixels)[1].tobytes()
 
 
 def _decode_function(device: torch.device) -> Decode:

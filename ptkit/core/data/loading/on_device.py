@@ -22,8 +22,9 @@ from ptkit.core.device import sent
 _BATCHES_AT_ONCE = 8
 # How many bytes of finished images are made at once where that gives the same pixels: an epoch of
 # CIFAR-10, whose batches would take longer to launch than to make. Each batch is a view, and keeps
-# all of it.
+# all of it. Of a small device no more than its share.
 _BYTES_MADE_AT_ONCE = 640 << 20
+_SHARE_MADE_AT_ONCE = 8
 _BYTES_MOVED_AT_ONCE = 64 << 20
 
 
@@ -34,12 +35,14 @@ class OnDevice:
 
     Only indices and draws are copied, for several batches at a time, and nothing waits.
 
-    pixels: uint8 (N, H, W, C). labels: (N, ...).
+    pixels: uint8 (N, H, W, C). labels: (N, ...). at_once: bytes of finished images that are made
+    together.
     """
 
     pixels: Tensor
     labels: Tensor
     pipeline: Pipeline
+    at_once: int
 
     def batches(self, selections: Iterable[Selection]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield what `InMemory.batches` does, on the device.
@@ -70,7 +73,7 @@ class OnDevice:
         sides = self.pipeline.size or self.pixels.shape[1:3]
         pixels = math.prod(sides) * (self.pipeline.channels or self.pixels.shape[3])
         floats = 4 * pixels * self.pipeline.num_crops * batch_size
-        return max(_BYTES_MADE_AT_ONCE // max(floats, 1), 1), True
+        return max(self.at_once // max(floats, 1), 1), True
 
     def _made(
         self, table: Tensor, draws: Draws, counts: Sequence[int]
@@ -106,8 +109,8 @@ def can_move(pixels: Pixels | StoredPixels, pipeline: Pipeline, *, free: int) ->
     pixels: (N, H, W, C). pipeline: as `Pipeline.for_device` gives it. free: bytes.
     """
     # Images of different sizes lie elsewhere: their `pixels` are an empty array.
-    runs_here = pipeline.plan.image_steps or pipeline.plan.batch_steps
-    return pixels.ndim == 4 and not runs_here and pixels.nbytes <= free // 4
+    needs_cpu = pipeline.plan.image_steps or pipeline.plan.batch_steps
+    return pixels.ndim == 4 and not needs_cpu and pixels.nbytes <= free // 4
 
 
 def move(
@@ -116,11 +119,15 @@ def move(
     pipeline: Pipeline,
     *,
     device: torch.device,
+    free: int,
 ) -> OnDevice:
-    """Copy images (N, H, W, C) to a device, a part at a time: they may be in a file."""
+    """Copy images (N, H, W, C) to a device with so many free bytes, a part at a time: they may be
+    in a file.
+    """
     there = torch.empty(pixels.shape, dtype=torch.uint8, device=device)
     step = max(_BYTES_MOVED_AT_ONCE // max(pixels[0].nbytes, 1), 1)
     for start in range(0, len(pixels), step):
         part = pixels[start : start + step]
         there[start : start + step] = torch.from_numpy(part).to(device)
-    return OnDevice(there, torch.from_numpy(np.array(labels)).to(device), pipeline)
+    at_once = min(_BYTES_MADE_AT_ONCE, free // _SHARE_MADE_AT_ONCE)
+    return OnDevice(there, torch.from_numpy(np.array(labels)).to(device), pipeline, at_once)

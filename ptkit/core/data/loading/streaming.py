@@ -349,9 +349,14 @@ class _Part:
             place = whole[self.start : self.start + count].numpy()
             maker.make(self.selection, contents, out=place)
             return shape[-1], *shape[:-1]
-        pixels = maker.make(self.selection, contents)
+        own_stream = nullcontext if maker.gpu is None else maker.gpu.own_stream
+        with own_stream():
+            pixels = maker.make(self.selection, contents)
         tensor = pixels if isinstance(pixels, Tensor) else torch.from_numpy(pixels)
-        self.batch.put(tensor, start=self.start, count=count)
+        # Apart: the batch's memory may be what was free a moment ago, and other threads write to
+        # it in streams of theirs.
+        with own_stream():
+            self.batch.put(tensor, start=self.start, count=count)
         # Pixels that are not finished are (n, H, W, C).
         is_finished = tensor.is_floating_point()
         return tuple((tensor if is_finished else tensor.movedim(-1, 1)).shape[1:])

@@ -75,8 +75,8 @@ def color_jitter_device(t: v2.ColorJitter, images: Tensor, draws: Tensor) -> Ten
     """Change the colours of a batch, each image in its own order.
 
     Brightness, contrast and saturation are one operation, a blend with black, with the mean grey or
-    with grey: so
-    each place of the order takes one blend for the whole batch, and one change of hue.
+    with grey: so each place of the order takes one blend for the whole batch, and one change of
+    hue.
     """
     spans = _spans(t, images.shape[-1])
     # Floats, (C, n, P).

@@ -217,8 +217,7 @@ def _windows(
     """Cut one window out of each image of a contiguous batch.
 
     The rows of all windows are gathered by one numpy index over opaque elements of a row's length:
-    3 times faster
-    than torch's strided windows, which move every byte on its own.
+    3 times faster than torch's strided windows, which move every byte on its own.
     """
     n, height, width, channels = images.shape
     row = np.dtype((np.void, size[1] * channels))

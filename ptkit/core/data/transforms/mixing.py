@@ -3,8 +3,7 @@ distributions.
 
 Each image is paired with the one before it in the batch, as torchvision's v2 does; the share (and
 CutMix's box) is drawn for each image, where v2 draws one for all. A loss of mixed targets is the
-same mix of two losses, image by
-image, so every loss can be trained with them.
+same mix of two losses, image by image, so every loss can be trained with them.
 """
 
 from dataclasses import dataclass

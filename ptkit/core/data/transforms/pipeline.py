@@ -35,7 +35,7 @@ from ptkit.core.data.transforms.plan import (
     steps_of,
 )
 from ptkit.core.data.transforms.spec import Draws, Size
-from ptkit.core.device import channels_last, sent
+from ptkit.core.device import channels_last, is_out_of_memory, sent
 from ptkit.core.errors import UsageError
 from ptkit.core.parts.calls import Call, parse_all
 from ptkit.core.parts.catalogue import refuse_user_code
@@ -383,16 +383,17 @@ def _applied_to_all(step: Step, form: Any, batch: Any, draws: Any) -> Any:
         )
     try:
         return form(step.transform, batch, draws[:, step.columns])
-    # A RuntimeError too, but not a fault of the transform.
-    except torch.OutOfMemoryError:
-        raise
     # What kernels raise for wrong sizes. Not Exception: no user's code runs here.
     except (ValueError, RuntimeError, TypeError, cv2.error) as error:
         raise refusal(step, error) from error
 
 
 def refusal(step: Step, error: Exception) -> UsageError:
-    """Return what says that a step does not fit an image."""
+    """Return what says that a step does not fit an image; memory that is used up is no fault of
+    the step, and raised as it is.
+    """
+    if is_out_of_memory(error):
+        raise error
     reason = " ".join(str(error).split())
     if not isinstance(error, ValueError | TypeError | RuntimeError):
         reason = f"{type(error).__name__}: {reason}"

@@ -68,7 +68,7 @@ class Margins:
         self._compute()
         if self._margins:
             indices, size = np.concatenate(self._indices), len(self.sum)
-            margins = torch.cat(self._margins).double().cpu().numpy()
+            margins = torch.cat(self._margins).cpu().double().numpy()
             self._indices, self._margins = [], []
             self.sum += np.bincount(indices, margins, size)
             self.count += np.bincount(indices, minlength=size)

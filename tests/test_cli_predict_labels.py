@@ -187,7 +187,7 @@ def test_files_of_someone_else_are_not_replaced(here, name, text):
     Path("found").mkdir()
     Path("found", name).write_text(text)
     result = done("images", "--out", "found", exit_code=2)
-    assert f"found/{name} is there already, and ptkit did not write it" in result.stderr
+    assert f"found/{name} is there already, and is no such file of this model" in result.stderr
     assert os.listdir("found") == [name]
     assert Path("found", name).read_text() == text
 

@@ -67,6 +67,15 @@ def test_the_number_of_classes_is_that_of_the_last_layer(here, saved, call, num_
         assert torch.equal(tensor, model.state_dict()[name])
 
 
+def test_weights_in_the_order_of_their_names_are_of_colour_images_too(here):
+    model, _ = build_model("efficientnet_lite0", num_classes=3, size=32, seed=0)
+    in_order = dict(sorted(model.state_dict().items()))
+    # A depthwise convolution comes before that of the images.
+    assert next(t.shape[1] for t in in_order.values() if t.ndim == 4) == 1
+    found = fit(in_order, "efficientnet_lite0", size=32)
+    assert torch.equal(found.module.state_dict()["stem.0.weight"], in_order["stem.0.weight"])
+
+
 def test_the_number_of_classes_is_seen_in_a_head_of_another_name(here):
     model, _ = build_model("resnet8", num_classes=7, size=16, seed=0)
     renamed = {name.replace("fc.", "classif."): t for name, t in model.state_dict().items()}

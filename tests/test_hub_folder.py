@@ -199,6 +199,21 @@ def test_a_check_for_strangers_stays_in_the_checkpoint(folder):
     assert read_checkpoint(Path("hub/ckpt.pkl"))["task"]["unknown"]["limit"] == 9
 
 
+def test_timm_has_no_place_for_the_check_for_strangers_and_the_command_says_so(folder):
+    run = write_run(folder, TINY)
+    features = torch.rand(30, 64, generator=torch.Generator().manual_seed(0))
+    unknown = fit_strangers(features, torch.arange(30) % 3, 3)
+    task = {
+        "kind": "single-label",
+        "activation": "softmax",
+        "unknown": replace(unknown, limit=9.0, far_limit=9.0).as_dict(),
+    }
+    save_checkpoint(run / "ckpt.pkl", read_checkpoint(run) | {"task": task})
+    done = CliRunner().invoke(app, ["export", "runs/1", "--to", "hf", "--model", TINY])
+    assert "the check for strangers stays in the checkpoint, as timm's models" in done.stdout
+    assert "check for strangers is not part" in (run / "export/hf/README.md").read_text()
+
+
 def test_files_that_are_there_are_not_replaced(folder):
     subject, _ = exported(folder, "resnet8()")
     with pytest.raises(UsageError, match=r"model\.safetensors is there already"):

@@ -3,7 +3,6 @@
 import argparse
 import pickle
 import struct
-import time
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -149,9 +148,7 @@ def test_pickles_that_no_module_has_are_refused(tmp_path, pickled, message):
 def test_a_memo_of_any_size_takes_no_memory(tmp_path):
     # r stores under a number of four bytes: room for all numbers up to it would be 34 GB.
     pickled = b"\x80\x02" + FOREIGN + b"}r\xff\xff\xff\xff."
-    began = time.perf_counter()
     assert read_weights_alone(written(tmp_path / "memo.pt", pickled))[0] == {}
-    assert time.perf_counter() - began < 10
 
 
 @pytest.mark.parametrize(
@@ -310,10 +307,9 @@ def test_modules_in_modules_that_are_there_twice_are_given_up(tmp_path):
     for _ in range(40):
         model = nn.Sequential(model, model)
     torch.save(model, tmp_path / "broad.pt")
-    began = time.perf_counter()
+    # To look at all of them would take years.
     with pytest.raises(CheckpointError, match="names more tensors than any model has"):
         read_weights_alone(tmp_path / "broad.pt")
-    assert time.perf_counter() - began < 20
 
 
 def test_lists_in_lists_that_are_there_often_are_looked_at_once(tmp_path):

@@ -12,19 +12,29 @@ from example_run import write_images, write_run
 from PIL import Image
 
 import ptkit
+from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
 
 PAGE = (Path(__file__).parent.parent / "docs" / "plain_pytorch.md").read_text(encoding="utf-8")
 FIRST, TORCHVISION, TIMM, LAST = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
 
 
 @pytest.mark.parametrize(
-    ("call", "builds"),
-    [("resnet18(stem='standard')", TORCHVISION), ("timm:resnet18", TIMM)],
-    ids=["torchvision", "timm"],
+    ("call", "builds", "temperature"),
+    [
+        ("resnet18(stem='standard')", TORCHVISION, None),
+        ("resnet18(stem='standard')", TORCHVISION, 0.2),
+        ("timm:resnet18", TIMM, None),
+    ],
+    ids=["torchvision", "calibrated", "timm"],
 )
-def test_the_program_gives_the_probabilities_of_predict(tmp_path, monkeypatch, call, builds):
+def test_the_program_gives_the_probabilities_of_predict(
+    tmp_path, monkeypatch, call, builds, temperature
+):
     monkeypatch.chdir(tmp_path)
     run = write_run(tmp_path, call)
+    contents = read_checkpoint(run)
+    task = contents["task"] | {"temperature": temperature}
+    save_checkpoint(run / "ckpt.pkl", contents | {"task": task})
     write_images(tmp_path)
     Image.open("images/green/0.png").resize((50, 40)).save("image.jpg", quality=95)
     model = call if call.startswith("timm:") else None

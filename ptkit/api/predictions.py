@@ -70,7 +70,9 @@ def predict_each(
     It takes what `predict` takes, and never holds the answers of all images.
 
     >>> for row in ptkit.predict_each("ckpt.pkl", "test.txt"):
-    ...     if row["class"] != row["true"] and row["probability"] > 0.99:
+    ...     if "error" in row:
+    ...         print("cannot be read:", row["path"])
+    ...     elif row["class"] != row["true"] and row["probability"] > 0.99:
     ...         print("sure and wrong:", row["path"])
 
     Raises:

@@ -89,11 +89,7 @@ def _say(found: "ExportedModel | HubFolder", printer: Printer) -> None:
 
 def _compared(replayed: "Replayed") -> str:
     """Return how a file compares with its model, in words."""
-    what = (
-        "number, in standard deviations"
-        if replayed.metric == "mean absolute error"
-        else "probability"
-    )
+    what = "number, in standard deviations" if replayed.has_numbers else "probability"
     text = (
         f"replayed {counted(replayed.num_images, 'image')}: largest difference in {what}"
         f" {replayed.difference:.1e}, {counted(replayed.num_changed, 'other answer')}"
@@ -102,7 +98,6 @@ def _compared(replayed: "Replayed") -> str:
         text += f", {counted(others, 'other')} unknown"
     if replayed.score is None or replayed.original_score is None:
         return text
-    scores = [f"{value:.4g}" for value in (replayed.score, replayed.original_score)]
-    if replayed.metric != "mean absolute error":
-        scores = [f"{value:.2%}" for value in (replayed.score, replayed.original_score)]
+    form = "{:.4g}" if replayed.has_numbers else "{:.2%}"
+    scores = [form.format(value) for value in (replayed.score, replayed.original_score)]
     return f"{text}; {replayed.metric} {scores[0]}, the model's {scores[1]}"

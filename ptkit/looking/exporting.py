@@ -32,7 +32,7 @@ from ptkit.core.exporting.stranger_check import StrangerCheck
 from ptkit.core.files import make_folder, sync_folder
 from ptkit.core.training.tasks.task import Task
 from ptkit.core.wording import check_choice, reason_of
-from ptkit.looking.hub import HUB
+from ptkit.looking.hub import HUB, NO_CHECK
 from ptkit.looking.output_folders import default_folder
 from ptkit.looking.replaying import Inputs, Replayed, find_replayed, replay
 from ptkit.looking.subject import Subject
@@ -92,12 +92,6 @@ class Wanted:
         return self
 
 
-_NO_CHECK = (
-    "the check for strangers stays in the checkpoint, as {}: the file answers images unlike those"
-    " of training too"
-)
-
-
 @dataclass(frozen=True, kw_only=True)
 class ExportedModel:
     """A file that was written, and how it compares with the model on real images."""
@@ -148,7 +142,7 @@ def export_model(
     pipeline, notes = subject.parse_pipeline(), subject.weights.lines
     if subject.task.strangers is not None and (why := _why_no_check(wanted, pipeline)):
         subject = replace(subject, task=replace(subject.task, strangers=None))
-        notes = (*notes, _NO_CHECK.format(why))
+        notes = (*notes, NO_CHECK.format(why))
     # Refused before any image is read.
     before = preprocessing_of(pipeline) if wanted.preprocessing else None
     inputs = Inputs(pipeline, as_pixels=wanted.preprocessing)
@@ -239,11 +233,18 @@ def _target(subject: Subject, wanted: Wanted, out: Path | None) -> Path:
         out = default_folder("export", subject.weights.run) / f"model{suffix}"
     if out.suffix != suffix:
         raise UsageError(f"--out {out} must end in {suffix}, as files of --to {wanted.to} do")
-    if os.path.lexists(out) and not (out.is_file() and is_exported(out)):
+    if os.path.lexists(out) and not (out.is_file() and _is_own(out)):
         raise UsageError(
             f"{out} is there already, and ptkit did not write it: name another with --out"
         )
     return out
+
+
+def _is_own(file: Path) -> bool:
+    try:
+        return is_exported(file)
+    except OSError as error:
+        raise StorageError(f"cannot read {file}: {error.strerror or error}") from error
 
 
 def _interface(subject: Subject, pipeline: Pipeline, before: nn.Module | None) -> Interface:

@@ -41,6 +41,11 @@ class HubFolder:
 
 # What `--to` calls it.
 HUB = "hf"
+# {}: why.
+NO_CHECK = (
+    "the check for strangers stays in the checkpoint, as {}: what is exported answers images unlike"
+    " those of training too"
+)
 
 
 def write_for_hub(subject: Subject, folder: Path | None = None) -> HubFolder:
@@ -90,7 +95,9 @@ def write_for_hub(subject: Subject, folder: Path | None = None) -> HubFolder:
     )
     own = None if is_timm else checkpoint_of_subject(subject)
     files = write_hub_folder(folder, model, config, card=card, checkpoint=own)
-    return HubFolder(folder, tuple(files), is_timm, weights.lines)
+    is_left_out = is_timm and task.strangers is not None
+    left_out = (NO_CHECK.format("timm's models have no place for it"),) if is_left_out else ()
+    return HubFolder(folder, tuple(files), is_timm, (*weights.lines, *left_out))
 
 
 def _plain(value: Any) -> Any:

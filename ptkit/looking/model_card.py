@@ -83,11 +83,22 @@ def _use(subject: Subject, *, is_timm: bool, geometry: bool) -> str:
         f"```python\nimport timm\n{library}from PIL import Image, ImageOps\n\n"
         'model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()\n'
         f"{steps}"
-        'image = ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB")\n'
+        f"{_lines_to_open(subject.weights.alpha)}"
         "images = transform(image)[None]\n"
         f"{reading}print(values)\n```\n\n"
         "From the Hub: `hf-hub:USER/NAME` in the place of `local-dir:FOLDER`."
         f"{_withheld(subject)}"
+    )
+
+
+def _lines_to_open(alpha: str) -> str:
+    opened = 'image = ImageOps.exif_transpose(Image.open("image.jpg"))'
+    if alpha != "white":
+        return f'{opened}.convert("RGB")\n'
+    return (
+        f'{opened}.convert("RGBA")\n'
+        'image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)'
+        '.convert("RGB")\n'
     )
 
 
@@ -119,14 +130,19 @@ def lines_to_read(task: Task) -> str:
 
 def _withheld(subject: Subject) -> str:
     """Return what timm does not do: say that an image is unknown, or that a class is present."""
-    task = subject.task
-    if task.thresholds is None:
-        return ""
-    least = "present from its threshold on" if task.kind == MULTI else "answered from that on"
-    return (
-        "\n\nA class has the threshold of its place in `ptkit.task.thresholds` of `config.json`:"
-        f" it is {least}."
-    )
+    task, told = subject.task, ""
+    if task.thresholds is not None:
+        least = "present from its threshold on" if task.kind == MULTI else "answered from that on"
+        told = (
+            "\n\nA class has the threshold of its place in `ptkit.task.thresholds` of"
+            f" `config.json`: it is {least}."
+        )
+    if task.strangers is not None:
+        told += (
+            "\n\nThe check for strangers is not part of these files: images unlike those of"
+            " training are answered too."
+        )
+    return told
 
 
 def _preprocessing(subject: Subject) -> str:

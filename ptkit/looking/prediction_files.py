@@ -17,6 +17,7 @@ from ptkit.looking.prediction_scores import Scores, Tally, Wrong, surest, wrong_
 _WRONG = ("path", "true", "class", "probability")
 _NAMES = ("predictions.csv", "scores.json", "wrong.csv")
 _HEAD = 1 << 16
+_LONGEST_CELL = 1 << 27
 
 
 class PredictionFiles:
@@ -30,7 +31,7 @@ class PredictionFiles:
     class_names: of the model: the columns of one that gives numbers.
 
     Raises (entering):
-        UsageError: a file of such a name that ptkit did not write.
+        UsageError: a file of such a name that is not what ptkit writes for this kind of model.
     """
 
     def __init__(self, folder: Path, class_names: Sequence[str]) -> None:
@@ -94,8 +95,8 @@ class PredictionFiles:
                 raise StorageError(f"cannot read {file}: {error.strerror or error}") from error
             if not self._is_own(name, head):
                 raise UsageError(
-                    f"{file} is there already, and ptkit did not write it: name another folder with"
-                    " --out"
+                    f"{file} is there already, and is no such file of this model: name another"
+                    " folder with --out"
                 )
 
     def _is_own(self, name: str, head: bytes) -> bool:
@@ -155,6 +156,8 @@ class PredictionFiles:
             file.write(csv_bytes([[row[k] for k in sorted(self._used)]]))
 
     def _written(self) -> Iterator[list[str]]:
+        # Of an image with thousands of labels.
+        csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CELL))
         with self.growing.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             yield from csv.reader(file)
 

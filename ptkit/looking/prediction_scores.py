@@ -9,7 +9,7 @@ import numpy as np
 from ptkit.core.data.labels import MULTI, REGRESSION
 from ptkit.core.shares import interval
 from ptkit.core.training.tasks import metrics as compute
-from ptkit.looking.answers import Answers
+from ptkit.looking.answers import UNKNOWN, Answers
 
 RATES = ("precision", "recall", "f1")
 
@@ -197,7 +197,7 @@ def wrong_of(part: Answers) -> Iterator[Wrong]:
             continue
         answer = int(part.answers[row])
         is_unknown = part.unknown is not None and bool(part.unknown[row])
-        said = "unknown" if is_unknown else names[answer]
+        said = UNKNOWN if is_unknown else names[answer]
         yield Wrong(path, names[int(part.labels[row])], said, float(part.values[row, answer]))
 
 

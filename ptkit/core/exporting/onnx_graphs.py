@@ -66,9 +66,10 @@ def _check_size(module: Answering) -> None:
     # Before any work: protobuf does not even say the size of a model that is too large.
     size = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
     if size > _MOST_BYTES:
+        half = "" if module.is_half else "--precision fp16, or "
         raise CheckpointError(
-            f"an ONNX file holds up to 2.1 GB, and the model has {amount(size)}: take"
-            " --precision fp16, or --to torch-export"
+            f"an ONNX file holds up to 2.1 GB, and the model has {amount(size)}: take {half}--to"
+            " torch-export"
         )
 
 

@@ -78,8 +78,9 @@ def with_stem(call: Call, state_dict: Mapping[str, Tensor]) -> tuple[Call, tuple
 
 def _first_kernels(state_dict: Mapping[str, Tensor]) -> Tensor | None:
     """Return the weights of the first convolution, (outputs, 1 or 3, h, w), where there is one."""
-    kernels = (t for t in state_dict.values() if t.ndim == 4 and t.shape[1] in (1, 3))
-    return next(kernels, None)
+    kernels = [t for t in state_dict.values() if t.ndim == 4 and t.shape[1] in (1, 3)]
+    # In a file in the order of names depthwise ones, of one channel too, may come before it.
+    return next((t for t in kernels if t.shape[1] == 3), kernels[0] if kernels else None)
 
 
 def _num_classes(

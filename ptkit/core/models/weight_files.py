@@ -252,7 +252,7 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
             f"{path} holds numbers of the type {error.args[0]}, which torch cannot read from"
             " .safetensors"
         ) from error
-    # The package gives them in no order; the header has the model's.
+    # The package gives them in no order; the header has that of the file, often by name.
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     return {name: found[name] for name in header if name in found}
 

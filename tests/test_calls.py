@@ -204,6 +204,12 @@ def test_the_nearest_name_is_offered_whatever_its_case():
     assert nearest("resnet18", names) == ""
 
 
+def test_what_others_call_a_choice_is_known():
+    assert nearest("gpu", ["auto", "cpu", "cuda", "mps"]) == "; did you mean cuda?"
+    assert nearest("half", ["auto", "fp32", "bf16", "fp16"]) == "; did you mean fp16?"
+    assert nearest("gpu", ["cpu"]) == "; did you mean cpu?"
+
+
 def test_a_selector_ends_at_the_first_separator():
     assert split_selector("Conv2d = kaiming_normal_(mode='fan_out')", "=") == (
         "Conv2d",

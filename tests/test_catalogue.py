@@ -109,6 +109,13 @@ def test_every_part_refuses_an_argument_that_it_does_not_have(kind, name):
         ),
         (
             "transform",
+            "RandomFlip()",
+            "no transform is called RandomFlip; did you mean RandomHorizontalFlip or"
+            " RandomVerticalFlip?",
+            "RandomFlip()",
+        ),
+        (
+            "transform",
             "RandomApply([RandomCrop(32, pading=4)], p=0.5)",
             "RandomCrop has no argument pading; did you mean padding?",
             "pading=4)], p=0.5)",

@@ -109,9 +109,22 @@ def short_paths(paths: Sequence[str]) -> list[str]:
     return list(paths)
 
 
+_CALLED_ELSEWHERE = {
+    "gpu": "cuda",
+    "half": "fp16",
+    "float16": "fp16",
+    "bfloat16": "bf16",
+    "float32": "fp32",
+}
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
-    """Return `; did you mean X?` for the name most like `name`, or an empty string."""
+    """Return `; did you mean X?` for what others call `name`, or the name most like it; or an empty
+    string.
+    """
     by_lower = {known.lower(): known for known in names}
+    if (meant := _CALLED_ELSEWHERE.get(name.lower())) in by_lower:
+        return f"; did you mean {meant}?"
     close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
     return f"; did you mean {by_lower[close[0]]}?" if close else ""
 

@@ -252,7 +252,12 @@ class TrainSettings:
     seed: int = setting(
         0, "Same seed, same result.", flag="--seed", within=Limits(low=0, high=2**63 - 1)
     )
-    device: str = setting("auto", "Where the model runs.", flag="--device", choices=DEVICES)
+    device: str = setting(
+        "auto",
+        "Where the model runs; cuda is the first GPU that CUDA_VISIBLE_DEVICES leaves.",
+        flag="--device",
+        choices=DEVICES,
+    )
     precision: str = setting(
         "auto",
         "Number format of the model; auto: bf16 on CUDA, fp16 on GPUs without it, fp32 elsewhere.",

@@ -3,6 +3,7 @@ is allowed.
 """
 
 import inspect
+import re
 from collections.abc import Collection, Mapping, Sequence, Set
 from typing import Any
 
@@ -36,8 +37,15 @@ def name_hint(name: str, names: Collection[str]) -> str:
     """
     if _OLD_PARTS.get(name) in names:
         return f"; it is called {_OLD_PARTS[name]} now"
-    # A piece of a name, such as "cosine", is not near to any whole one.
-    longer = [known for known in names if len(name) > 1 and name.lower() in known.lower()]
+    # Pieces of a name, such as "cosine" or "RandomFlip", are not near to any whole one.
+    pieces = [piece.lower() for piece in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+", name)] or [
+        name
+    ]
+    longer = [
+        known
+        for known in names
+        if len(name) > 1 and all(piece in known.lower() for piece in pieces)
+    ]
     if 0 < len(longer) <= _FEW_NAMES:
         return f"; did you mean {listing(longer)}?"
     if hint := nearest(name, names):

@@ -21,10 +21,11 @@ COPY --from=build /wheels /wheels
 # opencv-python needs libraries of a screen (libGL), which a slim image lacks; the headless build of the same version
 # does not.
 RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} torch torchvision \
-    && pip install --no-cache-dir "$(ls /wheels/ptkit-*.whl)[${EXTRAS}]" \
+    && pip install --no-cache-dir "$(ls /wheels/ptkit-*.whl)${EXTRAS:+[${EXTRAS}]}" \
     && opencv=$(pip show opencv-python | sed -n 's/^Version: //p') \
     && pip uninstall --yes opencv-python \
     && pip install --no-cache-dir "opencv-python-headless==${opencv}" \
+    && python -c "import cv2, torch, torchvision" \
     && ptkit --version
 RUN useradd --create-home --uid 1000 ptkit && mkdir /work && chown ptkit /work
 # Any user may write here, whichever --user is given.

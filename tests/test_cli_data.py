@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_sets
+import torchvision
 from PIL import Image
 from tiny_sets import (
     COLOURS,
@@ -92,17 +93,9 @@ def test_archives_from_a_folder_are_checked(monkeypatch: pytest.MonkeyPatch) -> 
     make_idx(Path("mine/below"), is_packed=True)
     result = ptkit("data", "mnist", "--from", "mine")
     assert result.exit_code == 3
-    assert "mine has a damaged or another train-images-idx3-ubyte.gz: its MD5" in result.stderr
+    assert "train-images-idx3-ubyte.gz in mine is damaged, or not mnist's: its MD5" in result.stderr
     assert os.listdir() == ["mine"]
-    from hashlib import md5
-
-    from torchvision.datasets import MNIST
-
-    known = [
-        (name, md5(Path("mine/below", name).read_bytes()).hexdigest())
-        for name, _ in MNIST.resources
-    ]
-    monkeypatch.setattr(MNIST, "resources", known)
+    know_mnist(monkeypatch, Path("mine/below"))
     result = ptkit("data", "mnist", "--from", "mine", "--json")
     assert json.loads(result.stdout)["parts"] == {"train": 6, "test": 3}
     np.testing.assert_array_equal(pixels("mnist/test/7/1.png"), GREY[7])
@@ -145,6 +138,82 @@ def test_without_a_network_one_line_says_what_to_do(monkeypatch: pytest.MonkeyPa
     assert "cannot download cifar10 (" in result.stderr
     assert f"put {url}/cifar-10-python.tar.gz into a folder" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def know_mnist(monkeypatch: pytest.MonkeyPatch, folder: Path, *mirrors: str) -> None:
+    """Let torchvision take the archives in a folder for MNIST's own, and ask these for them."""
+    from hashlib import md5
+
+    from torchvision.datasets import MNIST
+
+    known = [(name, md5((folder / name).read_bytes()).hexdigest()) for name, _ in MNIST.resources]
+    monkeypatch.setattr(MNIST, "resources", known)
+    monkeypatch.setattr(MNIST, "mirrors", mirrors or MNIST.mirrors)
+
+
+def test_what_one_mirror_gives_damaged_another_is_asked_for(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = make_idx(here / "theirs", is_packed=True)
+    with (
+        tiny_sets.serving(b"<html>log in first</html>") as bad,
+        tiny_sets.serving(files) as good,
+    ):
+        know_mnist(monkeypatch, files, f"{bad}/", f"{good}/")
+        result = ptkit("data", "mnist", "--json")
+    if torchvision.__version__.startswith("0.21."):
+        # It asks no other mirror then; the next try asks the first one again.
+        assert "arrived damaged" in result.stderr
+        assert os.listdir() == ["theirs"]
+        return
+    assert json.loads(result.stdout)["parts"] == {"train": 6, "test": 3}
+    assert sorted(os.listdir()) == ["mnist", "theirs"]
+
+
+def test_where_no_mirror_answers_the_first_is_named(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = make_idx(here / "theirs", is_packed=True)
+    with tiny_sets.serving(b"") as first, tiny_sets.serving(b"") as second:
+        pass
+    know_mnist(monkeypatch, files, f"{first}/", f"{second}/")
+    result = ptkit("data", "mnist")
+    assert result.exit_code == 74
+    assert f"put {first}/train-images-idx3-ubyte.gz into a folder" in result.stderr
+
+
+def test_of_several_files_of_one_name_none_is_chosen(here: Path) -> None:
+    for name in ("mnist", "kmnist"):
+        make_idx(here / "mine" / name, is_packed=True)
+    result = ptkit("data", "mnist", "--from", "mine")
+    assert result.exit_code == 3
+    several = "mine/kmnist/train-images-idx3-ubyte.gz, mine/mnist/train-images-idx3-ubyte.gz"
+    assert f"mine has several train-images-idx3-ubyte.gz ({several}): name" in result.stderr
+
+
+def test_an_archive_writes_nowhere_but_into_its_folder(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import io
+    import tarfile
+
+    with tarfile.open("fgvc-aircraft-2013b.tar.gz", "w:gz") as archive:
+        entry = tarfile.TarInfo("../../../out.txt")
+        archive.addfile(entry, io.BytesIO())
+    result = ptkit("data", "aircraft", "--from", "fgvc-aircraft-2013b.tar.gz")
+    assert result.exit_code == 3
+    assert os.listdir() == ["fgvc-aircraft-2013b.tar.gz"]
+    assert not list(here.parent.rglob("out.txt"))
+
+
+def test_the_working_directory_does_not_become_the_set(here: Path) -> None:
+    make_idx(here / "mine/MNIST/raw")
+    Path("empty").mkdir()
+    os.chdir("empty")
+    result = ptkit("data", "mnist", "--from", "../mine", "--out", ".")
+    assert result.exit_code == 2
+    assert ". is the working directory: name a new folder in it" in result.stderr
+    assert os.listdir() == []
 
 
 def test_a_download_that_ends_early_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,6 +309,8 @@ def test_an_interrupt_leaves_nothing(here: Path) -> None:
     [
         (["fashionmnist"], 2, "no data set is called fashionmnist; did you mean fashion-mnist?"),
         (["mnist", "--out", "full"], 2, "full exists and is not an empty folder"),
+        (["hf::config"], 2, "hf: needs the name of a data set"),
+        (["hf:owner/.."], 2, "hf: needs the name of a data set"),
         (["mnist", "--label-column", "x"], 2, "--label-column is for the sets of the Hugging"),
         (["mnist", "--from", "nowhere"], 3, "--from nowhere is neither a file nor a folder"),
         (["mnist", "--from", "full"], 3, "full has no train-images-idx3-ubyte.gz, which mnist"),

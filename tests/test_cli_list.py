@@ -77,6 +77,7 @@ def test_plot_says_what_it_shows_and_draws_into_the_file_that_is_named(tmp_path:
         (["optimizers", "--plot", "SGD()"], "--plot draws schedules only"),
         (["schedulers", "--epochs", "3"], "--epochs is for --plot only"),
         (["schedulers", "--out", "x.png"], "--out is for --plot only"),
+        (["schedulers", "Step*", "--plot", "StepLR(3)"], "leave Step* out"),
         (["schedulers", "--plot", "SteppLR(3)"], "did you mean StepLR?"),
         (["schedulers", "--plot", "StepLR(3)", "--epochs", "0"], "0"),
         (["schedulers", "--plot", "WarmupCosineLR(delay_epochs=[])"], "cannot be empty"),

@@ -78,17 +78,32 @@ def same_losses(losses_of, **settings):
     return ours
 
 
-def test_the_script_trains_as_the_run_does(here, losses_of, capsys):
-    settings = {"epochs": 7, "batch_size": 16, "seed": 3}
-    assert len(same_losses(losses_of, **settings)) == 21
-    rows = (here / "runs/1/metrics.csv").read_text().splitlines()
+def same_last_line(shown, metrics_file):
+    """Compare what a script printed of its last epoch with the run's last row."""
+    rows = metrics_file.read_text().splitlines()
     last = dict(zip(rows[0].split(","), rows[-1].split(","), strict=True))
-    line = capsys.readouterr().out.splitlines()[-1]
-    assert line.split() == [
-        *("epoch", "7/7", "loss", f"{float(last['train_loss']):.4f}"),
+    assert shown.splitlines()[-1].split()[2:] == [
+        *("loss", f"{float(last['train_loss']):.4f}"),
         *("valid", "loss", f"{float(last['valid_loss']):.4f}"),
         *("accuracy", f"{float(last['valid_accuracy']):.2%}"),
     ]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_loss_of_classes_that_weigh_differently_is_that_of_the_run(
+    here, losses_of, capsys, accumulate
+):
+    settings = {"epochs": 4, "batch_size": 5, "loss": "CrossEntropyLoss(weight=[1, 3, 9])"}
+    same_losses(losses_of, **settings, accumulate=accumulate)
+    same_last_line(capsys.readouterr().out, here / "runs/1/metrics.csv")
+
+
+def test_the_script_trains_as_the_run_does(here, losses_of, capsys):
+    settings = {"epochs": 7, "batch_size": 16, "seed": 3}
+    assert len(same_losses(losses_of, **settings)) == 21
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[-1].startswith("epoch  7/7  loss ")
+    same_last_line(shown, here / "runs/1/metrics.csv")
     best = torch.load("model.pt", weights_only=True)
     kept = torch.load("runs/1/ckpt.pkl", weights_only=True)["state_dict"]
     assert best.keys() == kept.keys()

@@ -121,15 +121,20 @@ def make_trees(folder: Path) -> None:
 
 
 @contextmanager
-def serving(content: bytes, *, cut: int = 0) -> Iterator[str]:
-    """Serve bytes under any path of the URL that is yielded; cut: so many of them never come."""
+def serving(content: bytes | Path, *, cut: int = 0) -> Iterator[str]:
+    """Serve bytes under any path of the URL that is yielded, or the files of a folder; cut: so many
+    bytes never come.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            data = content
+            if isinstance(data, Path):
+                data = (data / Path(self.path).name).read_bytes()
             self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
+            self.send_header("Content-Length", str(len(data)))
             self.end_headers()
-            self.wfile.write(content[: len(content) - cut])
+            self.wfile.write(data[: len(data) - cut])
 
         def log_message(self, *_: Any) -> None:
             pass

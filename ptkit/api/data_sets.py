@@ -26,7 +26,8 @@ def data(
 
     Raises:
         UsageError: an unknown name, or a folder that holds something.
-        DataError: files that are damaged, or others. StorageError: the network or the disk failed.
+        DataError: files that are damaged, or not those of the set. StorageError: the network or
+            the disk failed.
     """
     from ptkit.core.data.sets.exporting import export_set
 

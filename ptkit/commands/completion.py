@@ -110,7 +110,7 @@ def _with_values(parameter: inspect.Parameter) -> inspect.Parameter:
 def _completer(name: str, metavar: str) -> Completer | None:
     if name in _COMPLETERS:
         return _COMPLETERS[name]
-    # A number may stand among the words: <int>|auto.
+    # A number may be among the words: <int>|auto.
     words = [word for word in metavar.split("|") if not word.startswith("<")]
     if "|" in metavar and all(map(_WORD.fullmatch, words)):
         return lambda _ctx, _text: words

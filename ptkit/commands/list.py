@@ -73,6 +73,8 @@ def list_parts(
             " --plot CALL"
         )
     if plot is not None:
+        if pattern is not None:
+            raise UsageError(f"--plot draws one schedule: leave {pattern} out")
         _draw_schedule(printer, plot, epochs or 100, out)
     elif pretrained:
         _list_pretrained(printer, pattern)
@@ -97,9 +99,6 @@ def _refuse_other_kinds(
         raise UsageError(f"--pretrained works only with `ptkit list models`, found KIND {kind}")
     if json_schema and kind != "settings":
         raise UsageError(f"--json-schema works only with `ptkit list settings`, found KIND {kind}")
-    for flag, is_given in {"--plot": plot is not None, "--pretrained": pretrained}.items():
-        if is_given and json_schema:
-            raise UsageError(f"--json-schema and {flag} cannot be combined")
 
 
 def _list_catalogue(printer: Printer, kind: str, pattern: str | None) -> None:

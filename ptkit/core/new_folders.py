@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ptkit.core.errors import StorageError
+from ptkit.core.errors import StorageError, UsageError
 from ptkit.core.file_sets import could_lock_now
 from ptkit.core.files import make_folder
 
@@ -23,9 +23,12 @@ def new_folder(folder: Path) -> Iterator[tuple[Path, Path]]:
     removed by the next one.
 
     Raises:
+        UsageError: it is the working directory, which would be another folder then.
         StorageError: the disk refused, or `folder` is there and not empty.
     """
     target = Path(os.path.realpath(folder))
+    if target == Path(os.path.realpath(".")):
+        raise UsageError(f"{folder} is the working directory: name a new folder in it")
     parent = make_folder(target.parent)
     _sweep(target)
     # Never one that a killed process left.

@@ -111,11 +111,15 @@ def criterion_of(loss: Loss) -> Criterion:
     return Criterion([*counted, *made], [activation, target], divided, each, row if is_row else "")
 
 
-def _text(key: str, given: object) -> str:
+def _text(key: str, given: Any) -> str:
     """Return an argument as code."""
     if given == "balanced":
         return _BALANCED[key]
-    return f"torch.tensor({literal(given)})" if key in _BALANCED else literal(given)
+    if key in _BALANCED:
+        # Whole numbers would make a tensor that no loss takes.
+        weights = list(map(float, given)) if isinstance(given, list | tuple) else float(given)
+        return f"torch.tensor({literal(weights)})"
+    return literal(given)
 
 
 def _counted() -> Lines:

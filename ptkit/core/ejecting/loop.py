@@ -40,6 +40,11 @@ class Loop:
         return self.schedule.counts_steps or self.is_random or self.averages
 
     @property
+    def weighs(self) -> bool:
+        """Whether the loss of a step is divided by what its images weigh."""
+        return bool(self.criterion.divided) and not self.mix
+
+    @property
     def averages(self) -> bool:
         """Whether an average of the weights is evaluated."""
         return self.setup.settings.train.ema is not None
@@ -134,12 +139,14 @@ def main_function(loop: Loop, optimizer: Lines, head: Lines) -> Lines:
         f"best = {worst}",
         "for epoch in range(1, EPOCHS + 1):",
     ]
+    # A mean over images by what they weigh is not the mean of its batches.
+    counted = "weights" if loop.weighs else _counted(loop)
     printed = f"{metric.word} {{{metric.name}:{metric.format}}}"
     end = [
         *(_TAKE_BUFFERS if loop.averages else []),
         f"valid_loss, {metric.name} = evaluate({evaluated}, valid, criterion)",
         *loop.schedule.after_epoch,
-        f'print(f"epoch {{epoch:>2}}/{{EPOCHS}}  loss {{total / {_counted(loop)}:.4f}}", end="  ")',
+        f'print(f"epoch {{epoch:>2}}/{{EPOCHS}}  loss {{total / {counted}:.4f}}", end="  ")',
         f'print(f"valid loss {{valid_loss:.4f}}  {printed}")',
         f"if {score} > best:",
         f"    best = {score}",
@@ -151,7 +158,7 @@ def main_function(loop: Loop, optimizer: Lines, head: Lines) -> Lines:
         *([_ORDER] if shuffles else []),
         "model.train()",
         *frozen_statistics(setup),
-        "total = 0.0",
+        "total = weights = 0.0" if loop.weighs else "total = 0.0",
     ]
     return ["def main() -> None:", *indented(before), *indented([*begin, *_steps(loop), *end], 2)]
 
@@ -175,6 +182,10 @@ _AVERAGE = [
     "with torch.no_grad():",
     "    for ours, theirs in zip(averaged.parameters(), model.parameters(), strict=True):",
     "        ours.lerp_(theirs, 1 - decay)",
+]
+_WEIGHED = [
+    "weight = criterion.weight[labels].sum().item()",
+    "total, weights = total + loss.item() * weight, weights + weight",
 ]
 _TRAINED = '[p for group in optimizer.param_groups for p in group["params"]]'
 
@@ -252,7 +263,7 @@ def _steps(loop: Loop) -> Lines:
         "model.zero_grad()",
         "loss.backward()",
         *stepped,
-        "total += loss.item() * len(labels)",
+        *(_WEIGHED if loop.weighs else ["total += loss.item() * len(labels)"]),
     ]
     return [head, *indented(body)]
 
@@ -267,7 +278,6 @@ def _moved(loop: Loop, *, depth: int) -> Lines:
 
 def _accumulated(loop: Loop, arguments: Lines, before: Lines, stepped: Lines) -> Lines:
     """Return the loop where several batches make a step."""
-    weighs = bool(loop.criterion.divided) and not loop.mix
     num_images = "num_images = sum(len(labels) for _, labels in group)"
     weight = "weight = sum(criterion.weight[labels.to(DEVICE)].sum() for _, labels in group)"
     loss = [loop.criterion.part(depth=4)]
@@ -281,7 +291,9 @@ def _accumulated(loop: Loop, arguments: Lines, before: Lines, stepped: Lines) ->
         call_text("DataLoader", arguments, before="batches = iter(", after=")", depth=2),
         "# Their gradients add up to those of one large batch.",
         "while group := list(islice(batches, ACCUMULATE)):",
-        *indented([num_images, *([weight] if weighs else []), *before, "model.zero_grad()", each]),
+        *indented(
+            [num_images, *([weight] if loop.weighs else []), *before, "model.zero_grad()", each]
+        ),
         *indented(
             [
                 *loop.mix,
@@ -289,9 +301,9 @@ def _accumulated(loop: Loop, arguments: Lines, before: Lines, stepped: Lines) ->
                 *loop.forward,
                 *loss,
                 "loss.backward()",
-                "total += loss.item() * num_images",
+                f"total += loss.item() * {'weight.item()' if loop.weighs else 'num_images'}",
             ],
             2,
         ),
-        *indented(stepped),
+        *indented([*(["weights += weight.item()"] if loop.weighs else []), *stepped]),
     ]

@@ -1,4 +1,4 @@
-"""Functions that stand in an ejected script as they stand here: randomness, and what it decides.
+"""Functions that an ejected script has as they are here: randomness, and what it decides.
 
 Their source is taken over, so they use nothing of ptkit. SEED is a setting of the script. Draws are
 those of data/keyed.py in whole numbers of Python; a test compares them.

@@ -42,10 +42,12 @@ def export_set(
 
     Raises:
         UsageError: an unknown name, or a folder that holds something.
-        DataError: files that are damaged, or others. StorageError: the network or the disk failed.
+        DataError: files that are damaged, or not those of the set. StorageError: the network or
+            the disk failed.
     """
     is_of_hub = name.startswith(HUB)
-    if name == HUB:
+    own_name = name.removeprefix(HUB).split(":")[0].rstrip("/").rpartition("/")[2]
+    if is_of_hub and not own_name.strip("."):
         raise UsageError("hf: needs the name of a data set, such as hf:OWNER/NAME")
     if not is_of_hub and name not in KNOWN_SETS:
         raise UsageError(
@@ -56,10 +58,10 @@ def export_set(
         raise UsageError("--label-column is for the sets of the Hugging Face Hub, hf:NAME")
     if source is not None and not source.exists():
         raise DataError(f"--from {source} is neither a file nor a folder")
-    own_name = name.removeprefix(HUB).split(":")[0].rstrip("/").rpartition("/")[2]
     folder = folder or Path(own_name)
     check_free(folder)
-    kept = folder.absolute().parent / f".{folder.name}.downloads"
+    # Of this set: others have files of the same names.
+    kept = folder.absolute().parent / f".{folder.name}.{own_name}.downloads"
     with new_folder(folder) as (finished, scratch):
         if is_of_hub:
             from ptkit.core.data.sets.hub import read_hub

@@ -6,9 +6,10 @@ import http.client
 import os
 import re
 import shutil
+import tarfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from io import StringIO
@@ -21,7 +22,7 @@ from torchvision.datasets import utils
 from ptkit.core.counting import Counting
 from ptkit.core.errors import DataError, PtkitError, StorageError
 from ptkit.core.files import make_folder
-from ptkit.core.wording import reason_of
+from ptkit.core.wording import first_of, reason_of
 
 # Seconds without a byte.
 _TIMEOUT_S = 60.0
@@ -34,8 +35,8 @@ class Fetch:
     """Puts a file of a set where torchvision looks for it.
 
     name: of the set. local: a file or folder of the user's; None for the network. kept: a folder
-    for downloads, which stays when something else fails. url, error: of the file asked for last,
-    and why it did not come.
+    for downloads, which stays when something else fails. urls: under which each file was asked for,
+    by its name. url, error: of the file asked for last, and why it did not come.
     """
 
     name: str
@@ -43,13 +44,22 @@ class Fetch:
     kept: Path
     counting: Counting
     url: str = ""
+    urls: dict[str, list[str]] = field(default_factory=dict)
     error: OSError | None = field(default=None, init=False)
 
     def __call__(self, url: str, filename: str | Path, *_more: Any) -> None:
+        """Put the file of a URL at a path in the scratch folder, in the place of torchvision's
+        download; more than one URL of a file are mirrors.
+        """
         # torchvision tries again without encryption; there is no other answer.
         if self.error is not None and url.partition(":")[2] == self.url.partition(":")[2]:
             raise self.error
         self.url, self.error = url, None
+        urls = self.urls.setdefault(base_of(url), [])
+        if urls and url not in urls and self.local is None:
+            # What another mirror gave was refused.
+            (self.kept / base_of(url)).unlink(missing_ok=True)
+        urls.append(url)
         source = self._downloaded(url) if self.local is None else self._found(url, Path(filename))
         # What another mirror gave.
         Path(filename).unlink(missing_ok=True)
@@ -64,8 +74,8 @@ class Fetch:
         names = list(dict.fromkeys((base_of(url), wanted.name)))
         if self.local.is_dir():
             for name in names:
-                if found := next(iter(sorted(self.local.rglob(name))), None):
-                    return found
+                if found := sorted(self.local.rglob(name)):
+                    return self._the_one(found)
             raise DataError(f"{self.local} has no {names[0]}, which {self.name} needs; it is {url}")
         if self.local.name not in names:
             raise DataError(
@@ -73,6 +83,15 @@ class Fetch:
                 " files, put all into one folder and name that)"
             )
         return self.local
+
+    def _the_one(self, found: Sequence[Path]) -> Path:
+        if len(found) > 1:
+            paths = first_of([str(path) for path in found], 2)
+            raise DataError(
+                f"{self.local} has several {found[0].name} ({paths}): name the folder of"
+                f" {self.name}'s with --from"
+            )
+        return found[0]
 
     def _downloaded(self, url: str) -> Path:
         file = make_folder(self.kept) / base_of(url)
@@ -112,7 +131,9 @@ class Fetch:
 
     def refusal(self, error: Exception) -> PtkitError:
         """Return what to say when torchvision could not get or read its files."""
-        by_hand = f"put {self.url} into a folder on this machine and pass --from FOLDER"
+        # Of several mirrors the first is the one that is kept up.
+        url = self.urls.get(base_of(self.url), [self.url])[0]
+        by_hand = f"put {url} into a folder on this machine and pass --from FOLDER"
         if self.error is not None:
             reason = reason_of(getattr(self.error, "reason", None) or self.error)
             why = re.sub(r"\[Errno -?\d+\] ", "", reason)
@@ -124,7 +145,7 @@ class Fetch:
         why = "its MD5 is not the one that torchvision knows" if is_other else reason_of(error)
         file = base_of(self.url)
         if self.local is not None:
-            return DataError(f"{self.local} has a damaged or another {file}: {why}")
+            return DataError(f"{file} in {self.local} is damaged, or not {self.name}'s: {why}")
         # Of no use to the next try.
         (self.kept / file).unlink(missing_ok=True)
         self.tidy()
@@ -152,6 +173,9 @@ def fetching(fetch: Fetch) -> Iterator[None]:
             on_file(1)
         return found
 
+    # An archive whose checksum torchvision does not know writes nowhere but into its folder: what
+    # Python does by itself from 3.14 on.
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
     # All its sets download through the first; the second would ask the network for redirections.
     own = {
         "_urlretrieve": fetch,
@@ -166,6 +190,7 @@ def fetching(fetch: Fetch) -> Iterator[None]:
         with redirect_stdout(StringIO()):
             yield
     finally:
+        del tarfile.TarFile.extraction_filter
         for name, value in before.items():
             setattr(utils, name, value)
         fetch.tidy()

@@ -17,6 +17,8 @@ from ptkit.core.wording import counted, first_of, nearest, reason_of
 _USUAL = ("label", "labels", "class", "category", "target")
 # Seconds in which the Hub must answer first.
 _TIMEOUT_S = 15.0
+# Older versions of the library run the code that comes with a set.
+_FIRST_WITHOUT_CODE = 4
 
 
 def read_hub(
@@ -53,15 +55,23 @@ def _library() -> Any:
         raise UsageError(
             f"hf: needs the library datasets ({reason_of(error)}): pip install 'ptkit[datasets]'"
         ) from None
+    if int(datasets.__version__.partition(".")[0]) < _FIRST_WITHOUT_CODE:
+        raise UsageError(
+            f"hf: needs the library datasets from version {_FIRST_WITHOUT_CODE} on, which runs no"
+            f" code of a set; found {datasets.__version__}: pip install -U 'ptkit[datasets]'"
+        )
     return datasets
 
 
 def _asked(name: str) -> About:
     """Ask the Hub about a set: loading it would try for half a minute to reach a Hub."""
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
     page = f"https://huggingface.co/datasets/{name}"
+    if constants.HF_HUB_OFFLINE:
+        # The library takes what it has kept.
+        return About(page, f"see {page}", f"see {page}")
     try:
         info = HfApi().dataset_info(name, timeout=_TIMEOUT_S)
     except GatedRepoError as error:

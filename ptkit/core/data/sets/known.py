@@ -98,7 +98,7 @@ KNOWN_SETS: dict[str, KnownSet] = {
         summary="handwritten digits of 28×28, grey: 60,000 and 10,000; 12 MB",
         parts=_TRAIN_AND_TEST,
         class_names=_DIGITS,
-        source="http://yann.lecun.com/exdb/mnist/",
+        source="https://huggingface.co/datasets/ylecun/mnist",
         licence="CC BY-SA 3.0",
         citation="LeCun, Bottou, Bengio, Haffner: Gradient-Based Learning Applied to Document"
         " Recognition, Proceedings of the IEEE, 1998",

@@ -28,7 +28,7 @@ def read_known(known: KnownSet, root: Path, fetch: Fetch) -> list[Part]:
 
     Raises:
         StorageError: the network or the disk failed. DataError: files that are missing, damaged or
-            others. UsageError: a library is missing.
+            not the set's. UsageError: a library is missing.
     """
     if known.needs and importlib.util.find_spec(known.needs) is None:
         raise UsageError(f"{fetch.name} needs {known.needs}: pip install 'ptkit[datasets]'")

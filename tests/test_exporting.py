@@ -182,7 +182,7 @@ class Branching(nn.Module):
 @pytest.mark.parametrize("to", ["onnx", "torch-export"])
 def test_exported_branches_name_no_files_of_this_machine(tmp_path, to):
     module = Answering(Branching(), nn.Softmax(-1))
-    interface = Interface(torch.randn(2, 3, 5, 5), "probabilities", is_any_size=False)
+    interface = Interface(torch.randn(2, 3, 5, 5), ("probabilities",), is_any_size=False)
     file = tmp_path / "model"
     if to == "onnx":
         onnx_graphs.write_onnx(file, onnx_graphs.onnx_of(module, interface, opset=18), SAYS_NOTHING)

@@ -170,6 +170,25 @@ def test_what_one_mirror_gives_damaged_another_is_asked_for(
     assert sorted(os.listdir()) == ["mnist", "theirs"]
 
 
+def test_what_arrived_whole_is_kept_for_this_set(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = make_idx(here / "theirs", is_packed=True)
+    last = files / "t10k-labels-idx1-ubyte.gz"
+    with tiny_sets.serving(files) as url:
+        know_mnist(monkeypatch, files, f"{url}/")
+        content = last.read_bytes()
+        last.unlink()
+        assert ptkit("data", "mnist", "--out", "digits").exit_code == 74
+        # Other sets have files of these names.
+        assert sorted(os.listdir()) == [".digits.mnist.downloads", "theirs"]
+        for name in files.iterdir():
+            name.unlink()
+        last.write_bytes(content)
+        assert ptkit("data", "mnist", "--out", "digits").exit_code == 0
+    assert sorted(os.listdir()) == ["digits", "theirs"]
+
+
 def test_where_no_mirror_answers_the_first_is_named(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

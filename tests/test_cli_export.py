@@ -295,6 +295,29 @@ def test_a_disk_that_fails_is_said(run, monkeypatch):
     assert os.listdir("runs/1/export") == []
 
 
+def test_a_file_that_is_there_and_cannot_be_read_is_said(run, monkeypatch):
+    def refused(_):
+        raise PermissionError(13, "Permission denied")
+
+    assert export("--to", "torchscript").exit_code == 0
+    monkeypatch.setattr("ptkit.looking.exporting.is_exported", refused)
+    result = export("--to", "torchscript")
+    assert result.exit_code == 74
+    assert "cannot read runs/1/export/model.pt: Permission denied" in result.stderr
+
+
+def test_results_that_are_no_numbers_are_said():
+    fault = Replayed(num_images=9, difference=float("nan"), num_changed=9).fault("fp16")
+    assert fault == "its results are NaN: numbers of this model are too large for fp16"
+
+
+def test_int8_may_cost_exactly_a_point():
+    found = Replayed(
+        num_images=300, difference=0.3, num_changed=3, score=149 / 300, original_score=152 / 300
+    )
+    assert found.fault("int8") is None
+
+
 @pytest.mark.parametrize(("score", "is_refused"), [(0.905, True), (0.911, False), (0.95, False)])
 def test_int8_may_cost_a_point_of_accuracy(score, is_refused):
     found = Replayed(

@@ -100,6 +100,28 @@ def test_a_compiled_model_is_kept_only_if_its_steps_are_quicker(small) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("is_full", [False, True])
+def test_a_compiled_model_that_is_not_used_is_forgotten(small, monkeypatch, is_full) -> None:
+    model, images = small
+    forgotten: list[bool] = []
+
+    def compile_model(model: nn.Module, images: torch.Tensor, **_: Any) -> Any:
+        if is_full:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        model(images).sum().backward()
+        return model, ""
+
+    module = "ptkit.core.training.first_steps"
+    monkeypatch.setattr(f"{module}.compile_model", compile_model)
+    monkeypatch.setattr(f"{module}.step_seconds", lambda *_, **__: 1.0)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: forgotten.append(True))
+    found, note = compiled_if_it_pays(model, images, dtype=None, num_steps=10**9, step_s=1)
+    assert (found, forgotten) == (None, [True])
+    expected = "more memory than there is" if is_full else "a step takes 1e+03 ms compiled"
+    assert expected in note
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
 def test_measuring_steps_leaves_the_model_as_it_was(small) -> None:
     model, images = small
     before = {name: value.clone() for name, value in model.state_dict().items()}

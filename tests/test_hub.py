@@ -171,3 +171,20 @@ def test_without_a_hub_one_line_says_what_to_do(monkeypatch: pytest.MonkeyPatch)
     assert (result.exit_code, os.listdir(), result.stderr.count("\n")) == (74, [], 1)
     assert "cannot download hf:me/nothing (" in result.stderr
     assert "by hand and pass --from FOLDER" in result.stderr
+
+
+def test_a_library_that_would_run_code_of_a_set_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "__version__", "2.18.0")
+    result = ptkit("data", "hf:me/nothing")
+    assert (result.exit_code, os.listdir()) == (2, [])
+    assert "from version 4 on, which runs no code of a set; found 2.18.0" in result.stderr
+
+
+def test_without_a_network_on_purpose_the_hub_is_not_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: rows(3))
+    result = ptkit("data", "hf:me/some")
+    assert result.exit_code == 0, result.stderr
+    assert "licence: see https://huggingface.co/datasets/me/some" in result.stdout

@@ -92,6 +92,17 @@ def test_the_program_of_the_card_applies_the_temperature(folder):
     assert "trained with ptkit" not in card
 
 
+def test_the_program_of_the_card_puts_transparent_images_on_white(folder):
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 24, 4), np.uint8)
+    Image.fromarray(pixels).save("images/red/0.png")
+    run = write_run(folder, TINY)
+    contents = read_checkpoint(run / "ckpt.pkl")
+    pipeline = contents["pipeline"] | {"alpha": "white"}
+    save_checkpoint(run / "ckpt.pkl", contents | {"pipeline": pipeline})
+    write_for_hub(load_subject(run, model=TINY), Path("hub"))
+    assert differs_by(run, Path("hub/README.md").read_text()) < 1e-3
+
+
 def test_the_program_of_the_card_gives_numbers_in_the_labels_units(folder):
     places = {"scale": torch.tensor([2.0, 3.0, 4.0]), "shift": torch.tensor([10.0, 20.0, 30.0])}
     run, card = card_of(kind="regression", activation="number", **places)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from ptkit.core.data.keyed import uniforms
+from ptkit.core.data.keyed import Selection, uniforms
 from ptkit.core.data.loading import on_device as on_device_module
+from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.loading.in_memory import InMemory
 from ptkit.core.data.loading.on_device import OnDevice, can_move, move
 from ptkit.core.data.loading.stored import StoredPixels
@@ -106,6 +107,23 @@ def test_batches_on_a_gpu_are_those_of_the_cpu_and_nothing_waits(calls, nothing_
         # A level of a colour.
         torch.testing.assert_close(images.cpu(), expected_images, rtol=0, atol=1.01 / 255 / 0.2)
         assert torch.equal(labels.cpu(), expected_labels)
+
+
+@pytest.mark.parametrize(("held", "is_there"), [(in_memory, False), (on_device, True)])
+def test_cutting_on_a_device_is_no_wait_for_data(held, is_there, monkeypatch):
+    pipeline, events = parsed(PLANS["colours"]), []
+    batches = [Selection(*batch) for batch in wanted(pipeline, [7])]
+    images = held(pipeline)
+    cut = type(images).batches
+
+    def watched(*arguments):
+        for made in cut(*arguments):
+            events.append("cut")
+            yield made
+
+    monkeypatch.setattr(type(images), "batches", watched)
+    list(Batches._cut(None, images, iter(batches), lambda: events.append("ready")))
+    assert events == (["ready", "cut"] if is_there else ["cut", "ready"])
 
 
 def test_pixels_that_are_kept_never_change():

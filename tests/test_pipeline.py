@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as F
 from ptkit.core.data.transforms.catalogue import build_transform, spec_of
 from ptkit.core.data.transforms.completion import complete, default_transforms, evaluation_geometry
 from ptkit.core.data.transforms.conversions import denormalise
-from ptkit.core.data.transforms.pipeline import Pipeline
+from ptkit.core.data.transforms.pipeline import Pipeline, refusal
 from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.core.parts.calls import parse, parse_all
 
@@ -566,3 +566,12 @@ def test_only_cuda_takes_over_the_steps_for_batches(device, num_there):
         ["Resize((16, 16))", "RandomCrop(16, padding=2)", "RandomHorizontalFlip()", "ToTensor()"]
     )
     assert len(pipeline.for_device(torch.device(device)).plan.device_steps) == num_there
+
+
+def test_memory_that_is_used_up_is_no_fault_of_a_step():
+    step = Pipeline.parse(["RandomRotation(9)", "ToTensor()"]).plan.image_steps[0]
+    assert "RandomRotation cannot be applied: too small" in str(
+        refusal(step, ValueError("too small"))
+    )
+    with pytest.raises(torch.OutOfMemoryError):
+        refusal(step, torch.OutOfMemoryError("CUDA out of memory"))

@@ -1,5 +1,6 @@
 """Real images through an exported file and through the model that it is of."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,8 +89,9 @@ class Replayed:
                 f"its accuracy is {self.score:.2%}, the model's {self.original_score:.2%}: int8"
                 " costs more than a point; --precision fp16 costs less"
             )
-        # NaN is not near.
-        if not self.difference <= limit:
+        if not math.isfinite(self.difference):
+            return f"its results are NaN: numbers of this model are too large for {precision}"
+        if self.difference > limit:
             return (
                 f"its results differ from the model's by up to {self.difference:.2g} on"
                 f" {self.num_images} images, {limit:g} is allowed of {precision}"

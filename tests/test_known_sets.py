@@ -3,6 +3,7 @@
 import importlib.util
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,34 @@ def test_a_photo_that_is_not_there_is_a_line_and_leaves_nothing(
     assert (result.exit_code, result.stderr.count("\n")) == (3, 1)
     assert "0000003.jpg" in result.stderr
     assert os.listdir() == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "message"),
+    [
+        # Others count the digits from 0: the first would be the last.
+        ("usps", partial(tiny.make_usps, first=0), "image 0 is of class -1, but USPS has 0 to 9"),
+        ("kmnist", partial(tiny.make_kmnist, first=10), "is of class 10, but KMNIST has 0 to 9"),
+    ],
+)
+def test_a_class_that_the_set_does_not_have_is_refused(
+    name: str, make: Make, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(Path("mine"), monkeypatch)
+    result = ptkit("data", name, "--from", "mine")
+    assert (result.exit_code, result.stderr.count("\n")) == (3, 1)
+    assert message in result.stderr
+    assert os.listdir() == ["mine"]
+
+
+def test_a_photo_that_is_none_is_a_line_without_our_objects(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tiny.make_countries(Path("mine"), monkeypatch)
+    Path("mine/country211/valid/ZW/2.jpg").write_bytes(b"<html>")
+    result = ptkit("data", "country211", "--from", "mine")
+    assert (result.exit_code, os.listdir()) == (3, ["mine"])
+    assert result.stderr == "ptkit: the set's image 2 of ZW cannot be read: it is no known image\n"
 
 
 @pytest.mark.parametrize(

@@ -94,15 +94,18 @@ def make_places(folder: Path, _monkeypatch: Any) -> None:
     write_files(folder / "SUN397", numbered(names, "jpg") | classes)
 
 
-def make_kmnist(folder: Path, _monkeypatch: Any) -> None:
-    """Write six training and three test images of KMNIST."""
-    make_idx(folder / "KMNIST" / "raw")
+def make_kmnist(folder: Path, _monkeypatch: Any, *, first: int = 0) -> None:
+    """Write six training and three test images of KMNIST; first: the class of the first."""
+    make_idx(folder / "KMNIST" / "raw", labels=[first, *range(1, 9)])
 
 
-def make_usps(folder: Path, _monkeypatch: Any) -> None:
-    """Write four images of USPS as lines of libsvm, where classes are counted from 1."""
+def make_usps(folder: Path, _monkeypatch: Any, *, first: int = 10) -> None:
+    """Write four images of USPS as lines of libsvm, where classes are counted from 1.
+
+    first: the class of the first.
+    """
     lines = []
-    for label, pixels in zip((10, 1, 7, 2), BLACK_AND_WHITE, strict=True):
+    for label, pixels in zip((first, 1, 7, 2), BLACK_AND_WHITE, strict=True):
         values = enumerate(pixels.ravel() / 255 * 2 - 1, 1)
         lines.append(" ".join([str(label), *(f"{column}:{value:g}" for column, value in values)]))
     packed = [bz2.compress("\n".join(part).encode()) for part in (lines[:2], lines[2:])]

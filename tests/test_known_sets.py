@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny_known_sets as tiny
 from tiny_known_sets import BLACK_AND_WHITE, LARGE
-from tiny_sets import COLOURS, GREY, found_in, photo, pixels_of
+from tiny_sets import COLOURS, GREY, found_in, photo, pixels_of, write_files
 from typer.testing import CliRunner, Result
 
 from ptkit.commands.app import app
@@ -138,6 +138,22 @@ def test_photos_keep_their_names_and_bytes(
     assert (result.exit_code, result.stderr) == (0, "")
     assert found_in(name) == list(photos)
     assert [Path(name, file).read_bytes() for file in photos] == list(map(photo, photos.values()))
+
+
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_the_order_of_the_disk_changes_no_name(
+    is_reversed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Two classes that want one folder.
+    names = ["t/track/outdoor", "t/track_outdoor"]
+    photos = tiny.numbered((f"{name}/sun_a" for name in names), "jpg")
+    classes = {"ClassName.txt": "".join(f"/{name}\n" for name in names)}
+    write_files(Path("mine/SUN397"), photos | classes)
+    rglob = Path.rglob
+    monkeypatch.setattr(Path, "rglob", lambda *its: sorted(rglob(*its), reverse=is_reversed))
+    assert ptkit("data", "sun397", "--from", "mine").exit_code == 0
+    assert found_in("sun397") == ["track_outdoor/sun_a.jpg", "track_outdoor_2/sun_a.jpg"]
+    assert Path("sun397/track_outdoor/sun_a.jpg").read_bytes() == photo(1)
 
 
 # The files that each set must become, with their pixels.

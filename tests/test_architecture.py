@@ -474,6 +474,7 @@ SUBJECTS = {
     "every_command": "what every command promises",
     "every_argument": "the table of arguments against the signatures",
     "folds": "--kfold in splits/splitting.py",
+    "known_sets": "torchvision's sets in their own formats, every row of sets/known.py",
     "linear_transformation": "whitening from the list to the checkpoint",
     "losses_learn": "every loss trains",
     "model_summary": "looking/summary.py and summary_subject.py",

@@ -8,22 +8,22 @@ import numpy as np
 import pytest
 import tiny_sets
 import torchvision
-from PIL import Image
 from tiny_sets import (
     COLOURS,
     GREY,
     cifar_archive,
     cifar_files,
+    found_in,
     know_cifar,
     make_idx,
     make_pets,
     make_trees,
+    pixels_of,
 )
 from typer.testing import CliRunner, Result
 
 from ptkit.commands.app import app
 from ptkit.core.data.sets.exporting import export_set
-from ptkit.core.data.sets.known import KNOWN_SETS
 
 CLOTHES = ["Ankle boot", "Bag", "Coat", "Dress", "Pullover", "Sandal", "Shirt", "Sneaker",
            "T-shirt_top", "Trouser"]  # fmt: skip
@@ -39,23 +39,6 @@ def ptkit(*arguments: str) -> Result:
     return CliRunner().invoke(app, list(arguments))
 
 
-def found_in(folder: str) -> list[str]:
-    paths = (path for path in Path(folder).rglob("*") if path.is_file())
-    return sorted(path.relative_to(folder).as_posix() for path in paths)
-
-
-def pixels(path: str) -> np.ndarray:
-    return np.asarray(Image.open(path))
-
-
-def test_every_known_set_is_one_of_torchvision_with_its_parts() -> None:
-    from torchvision import datasets
-
-    assert all(hasattr(datasets, known.target) for known in KNOWN_SETS.values())
-    parts = {part for known in KNOWN_SETS.values() for part in known.parts}
-    assert parts == {"", "train", "val", "valid", "test"}
-
-
 def test_idx_files_become_class_folders_that_split_and_train_take() -> None:
     make_idx(Path("mine/FashionMNIST/raw"))
     result = ptkit("data", "fashion-mnist", "--from", "mine", "--out", "clothes")
@@ -68,7 +51,7 @@ def test_idx_files_become_class_folders_that_split_and_train_take() -> None:
     assert names[:4] == ["test/Bag/2.png", "test/Shirt/0.png", "test/Sneaker/1.png",
                          "train/Coat/4.png"]  # fmt: skip
     assert {name.split("/")[1] for name in names} == set(CLOTHES) - {"Ankle boot"}
-    np.testing.assert_array_equal(pixels("clothes/train/T-shirt_top/0.png"), GREY[0])
+    np.testing.assert_array_equal(pixels_of("clothes/train/T-shirt_top/0.png"), GREY[0])
     # Nothing beside it, and what was there is as it was.
     assert sorted(os.listdir()) == ["clothes", "mine"]
     assert len(found_in("mine")) == 4
@@ -86,7 +69,7 @@ def test_letters_stand_upright_and_are_named(here: Path) -> None:
     folder = make_idx(here / "EMNIST" / "raw", prefix="emnist-letters-", labels=range(1, 10))
     assert len(list(folder.iterdir())) == 4
     assert ptkit("data", "emnist-letters", "--from", ".", "--out", "letters").exit_code == 0
-    np.testing.assert_array_equal(pixels("letters/train/b/1.png"), GREY[1].T)
+    np.testing.assert_array_equal(pixels_of("letters/train/b/1.png"), GREY[1].T)
 
 
 def test_archives_from_a_folder_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +81,7 @@ def test_archives_from_a_folder_are_checked(monkeypatch: pytest.MonkeyPatch) -> 
     know_mnist(monkeypatch, Path("mine/below"))
     result = ptkit("data", "mnist", "--from", "mine", "--json")
     assert json.loads(result.stdout)["parts"] == {"train": 6, "test": 3}
-    np.testing.assert_array_equal(pixels("mnist/test/7/1.png"), GREY[7])
+    np.testing.assert_array_equal(pixels_of("mnist/test/7/1.png"), GREY[7])
 
 
 def test_a_set_is_downloaded_and_its_archive_goes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +94,7 @@ def test_a_set_is_downloaded_and_its_archive_goes(monkeypatch: pytest.MonkeyPatc
     assert os.listdir() == ["cifar10"]
     assert found_in("cifar10")[:3] == ["test/class 0/1.png", "test/class 5/0.png",
                                        "train/class 0/00.png"]  # fmt: skip
-    np.testing.assert_array_equal(pixels("cifar10/train/class 3/06.png"), COLOURS[6])
+    np.testing.assert_array_equal(pixels_of("cifar10/train/class 3/06.png"), COLOURS[6])
 
 
 def test_the_archive_itself_serves(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,7 +285,7 @@ def test_unpacked_sets_of_files_keep_their_names(name: str, files: list[str]) ->
     assert ptkit("data", name, "--from", "mine").exit_code == 0
     assert found_in(name) == files
     if name == "gtsrb":
-        np.testing.assert_array_equal(pixels("gtsrb/test/00001/7.png"), COLOURS[4])
+        np.testing.assert_array_equal(pixels_of("gtsrb/test/00001/7.png"), COLOURS[4])
 
 
 def test_an_interrupt_leaves_nothing(here: Path) -> None:

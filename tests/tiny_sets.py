@@ -5,7 +5,7 @@ import io
 import json
 import pickle
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import md5
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -91,11 +91,8 @@ def make_pets(folder: Path) -> dict[str, bytes]:
         (base / below).mkdir(parents=True)
     photos = {}
     for number, breed in enumerate(["Abyssinian", "great_pyrenees"] * 2):
-        buffer = io.BytesIO()
-        # As in the set itself, a file's name does not say what is in it.
-        Image.fromarray(COLOURS[number]).save(buffer, "PNG" if number == 3 else "JPEG")
-        photos[f"{breed}_{number}"] = buffer.getvalue()
-        (base / "images" / f"{breed}_{number}.jpg").write_bytes(buffer.getvalue())
+        photos[f"{breed}_{number}"] = photo(number)
+        (base / "images" / f"{breed}_{number}.jpg").write_bytes(photo(number))
     rows = [f"{name} {1 + number % 2} 1 1\n" for number, name in enumerate(photos)]
     (base / "annotations" / "trainval.txt").write_text("".join(rows[:2]))
     (base / "annotations" / "test.txt").write_text("".join(rows[2:]))
@@ -118,6 +115,32 @@ def make_trees(folder: Path) -> None:
     (food / "meta").mkdir()
     for number, part in enumerate(("train", "test"), 1):
         (food / "meta" / f"{part}.json").write_text(json.dumps({"ramen": [f"ramen/{number}"]}))
+
+
+def photo(number: int) -> bytes:
+    """Return a file; as in the sets themselves, the third is no JPEG, whatever its name says."""
+    buffer = io.BytesIO()
+    Image.fromarray(COLOURS[number]).save(buffer, "PNG" if number == 3 else "JPEG")
+    return buffer.getvalue()
+
+
+def write_files(folder: Path, files: Mapping[str, bytes | str]) -> None:
+    """Write files below a folder in the order given."""
+    for name, content in files.items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def found_in(folder: str) -> list[str]:
+    """Return the files below a folder, in order."""
+    paths = (path for path in Path(folder).rglob("*") if path.is_file())
+    return sorted(path.relative_to(folder).as_posix() for path in paths)
+
+
+def pixels_of(path: str) -> np.ndarray:
+    """Return an image as it is in its file."""
+    return np.asarray(Image.open(path))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ptkit.core.counting import Counting
 from ptkit.core.data.formats import sniff
@@ -138,7 +138,9 @@ def _opened(content: bytes, image: SetImage) -> Image.Image:
         opened.load()
     # Pillow raises many kinds for files that are no images.
     except Exception as error:
+        # Pillow names the buffer.
+        why = "it is no known image" if isinstance(error, UnidentifiedImageError) else error
         raise DataError(
-            f"the set's image {image.stem} of {image.label} cannot be read: {error}"
+            f"the set's image {image.stem} of {image.label} cannot be read: {why}"
         ) from error
     return opened

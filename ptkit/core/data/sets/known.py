@@ -1,4 +1,4 @@
-"""The public data sets that `ptkit data` knows by name: torchvision's, whose checksums it knows.
+"""The public data sets that `ptkit data` knows by name: torchvision's.
 
 One row a set; nothing here is loaded or downloaded.
 """
@@ -14,6 +14,8 @@ _DIGITS = tuple("0123456789")
 _NOT_STATED = "none stated"
 _RESEARCH = "for research that is not commercial"
 
+# torchvision has no names for these where class_names.txt is missing.
+_STL10 = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 # torchvision 0.21 has no names for these.
 _FLOWERS = tuple(
     """pink primrose, hard-leaved pocket orchid, canterbury bells, sweet pea, english marigold,
@@ -159,6 +161,7 @@ KNOWN_SETS: dict[str, KnownSet] = {
         target="STL10",
         summary="photos of 96×96 in 10 classes: 5,000 and 8,000; 2.6 GB with those without labels",
         parts=_SPLIT_TRAIN_AND_TEST,
+        class_names=_STL10,
         source="https://cs.stanford.edu/~acoates/stl10/",
         licence=_NOT_STATED,
         citation="Coates, Lee, Ng: An Analysis of Single-Layer Networks in Unsupervised Feature"

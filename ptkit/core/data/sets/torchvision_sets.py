@@ -5,7 +5,7 @@ knows before it reads them.
 """
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -87,14 +87,25 @@ def _images(data: Any, known: KnownSet) -> Iterator[SetImage]:
     if files is not None:
         # Some sets list a folder as the disk has it.
         for path, label in sorted(files):
-            yield SetImage(names[label], path.stem, read_bytes(path))
+            yield SetImage(_named(label, names, path.stem, known), path.stem, read_bytes(path))
         return
     width = len(str(len(data)))
     for number in range(len(data)):
         image, label = data[number]
         if known.is_transposed:
             image = image.transpose(Image.Transpose.TRANSPOSE)
-        yield SetImage(names[int(label)], f"{number:0{width}d}", image)
+        stem = f"{number:0{width}d}"
+        yield SetImage(_named(int(label), names, stem, known), stem, image)
+
+
+def _named(label: int, names: Sequence[str], stem: str, known: KnownSet) -> str:
+    # Files whose MD5 torchvision does not compare may hold anything; -1 would be the last class.
+    if not 0 <= label < len(names):
+        raise DataError(
+            f"image {stem} is of class {label}, but {known.target} has 0 to {len(names) - 1}; the"
+            " files are damaged, or another set's"
+        )
+    return names[label]
 
 
 def _first(name: str | tuple[str, ...]) -> str:

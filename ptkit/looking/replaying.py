@@ -86,8 +86,9 @@ class Replayed:
             if self.score >= self.original_score - limit - 1e-9:
                 return None
             return (
-                f"its accuracy is {self.score:.2%}, the model's {self.original_score:.2%}: int8"
-                " costs more than a point; --precision fp16 costs less"
+                f"its accuracy on {self.num_images:,} images is {self.score:.2%}, the model's"
+                f" {self.original_score:.2%}: int8 costs more than a point; --precision fp16 costs"
+                " less"
             )
         if not math.isfinite(self.difference):
             return f"its results are NaN: numbers of this model are too large for {precision}"

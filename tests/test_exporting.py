@@ -164,6 +164,13 @@ def test_onnx_files_name_no_files_of_this_machine_in_branches_either(tmp_path):
     ]
 
 
+def test_a_graph_that_onnxruntime_crashes_on_is_told_and_not_read_here(monkeypatch):
+    # What is only damaged is an error where it is read.
+    assert onnx_graphs._crash_of(b"no graph") is None
+    monkeypatch.setattr(onnx_graphs, "_READ", "import os\nos.abort()")
+    assert "crashes when it reads the graph" in onnx_graphs._crash_of(b"no graph")
+
+
 class Branching(nn.Module):
     """Computes one thing or another by what it gets."""
 

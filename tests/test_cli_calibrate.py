@@ -309,7 +309,7 @@ def test_training_images_of_the_list_are_left_out(here):
     assert (len(found.images), found.num_trained_on) == (60, 90)
     result = RUN.invoke(app, ["calibrate", "ckpt.pkl", "train.txt"])
     assert (result.exit_code, result.stderr.count("\n")) == (3, 1)
-    assert "has 0 images that the model was not trained on; 90 more were" in result.stderr
+    assert "has 0 images that the model was not trained on; 90 were" in result.stderr
 
 
 def test_several_labels_get_thresholds_and_keep_those_of_training_for_remove(tmp_path, monkeypatch):

@@ -227,3 +227,32 @@ def test_an_image_below_the_threshold_is_unknown_and_counts_as_wrong(here):
 def test_a_threshold_is_a_probability(here, threshold):
     result = done("images", "--threshold", threshold, exit_code=2)
     assert "--threshold is a probability between 0 and 1" in result.stderr
+
+
+def test_the_answers_of_an_earlier_prediction_are_not_what_is_true(here):
+    done("images", "images/red/0.png", "--out", "found")
+    rows = list(csv.DictReader(Path("found/predictions.csv").read_text().splitlines()))
+    assert labels_of("found/predictions.csv") == [row["true"] or None for row in rows]
+    Path("found/predictions.csv").write_text("path,class,probability\nimages/red/0.png,red,0.9\n")
+    assert labels_of("found/predictions.csv") == [None]
+
+
+def test_images_that_are_named_again_are_told(here):
+    shown = done("images/red", "images/red/0.png").stdout
+    assert "1 image named again: each has its row, and counts again" in shown
+    assert "named again" not in done("images/red").stdout
+
+
+@pytest.mark.parametrize("form", ["--csv", "--jsonl"])
+def test_scores_are_said_beside_rows_for_programs(here, form):
+    result = done("images", form)
+    assert "macro precision" in result.stderr
+    assert "macro precision" not in result.stdout
+
+
+def test_classes_that_no_image_has_or_gets_are_only_counted(here):
+    answers = {row["class"] for row in ptkit.predict("ckpt.pkl", "images/red").rows} | {"red"}
+    shown = done("images/red").stdout
+    others = len(CLASSES) - len(answers)
+    assert others > 0
+    assert f"{others} other class" in shown

@@ -68,6 +68,7 @@ FOREIGN = {
     "JPEG 2000": b"\0\0\0\x0cjP  \r\n\x87\n",
     "Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\n",
     "zip archive": b"PK\x03\x04\x14\0",
+    "a checkpoint or a file of weights": b"PK\x03\x04\0\0\x08\x08" + bytes(22) + b"ckpt/data.pkl",
     "the file is empty": b"",
     "only zero bytes": bytes(1000),
     "HTML": b"\n<!DOCTYPE html><html>404</html>",

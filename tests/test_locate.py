@@ -74,3 +74,8 @@ def test_what_is_neither_here_nor_in_torchvision_is_an_error(run):
         weights_to_start_from("resnet19", model=None)
     with pytest.raises(CheckpointError, match=r"no file runs/9: expected a checkpoint"):
         weights_to_start_from("runs/9", model=None)
+
+
+def test_of_a_folder_of_runs_one_of_them_is_named(run):
+    with pytest.raises(CheckpointError, match=r"no file runs/ckpt.pkl: .*; there is runs/1$"):
+        weights_to_start_from("runs", model=None)

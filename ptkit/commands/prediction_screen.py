@@ -149,8 +149,12 @@ def _class_lines(scores: "Scores") -> list[str]:
 
     rates, lines = scores.per_class, []
     rows: list[tuple[Any, ...]] = [
-        (name, *(float(rates[rate][k]) for rate in RATES), int(rates["support"][k]))
-        for k, name in enumerate(scores.class_names)
+        (
+            scores.class_names[k],
+            *(float(rates[rate][k]) for rate in RATES),
+            int(rates["support"][k]),
+        )
+        for k in scores.places
     ]
     if len(rows) > _MAX_LINES:
         # Classes without images have no recall; they are not the lowest.
@@ -159,7 +163,11 @@ def _class_lines(scores: "Scores") -> list[str]:
             f"the {len(rows)} of {len(scores.class_names):,} classes with the lowest recall"
         )
     cells = [(name, *map(_percent, shares), count) for name, *shares, count in rows]
-    return [*lines, table(["class", "precision", "recall", "F1", "images"], cells)]
+    lines.append(table(["class", "precision", "recall", "F1", "images"], cells))
+    if others := len(scores.class_names) - len(scores.places):
+        words = "class is" if others == 1 else "classes are"
+        lines.append(f"{others:,} other {words} neither true nor answered here")
+    return lines
 
 
 def _percent(share: float | None) -> str:

@@ -152,8 +152,12 @@ def open_text(file: Path) -> BufferedReader:
         raise DataError(f"no {file} here; `ptkit split FOLDER` writes lists") from None
     except OSError as error:
         raise DataError(f"cannot read {file}: {error.strerror or error}") from error
-    found = "a folder" if stat.S_ISDIR(mode) else "neither file nor folder"
-    raise DataError(f"{file} is {found}; expected a text file")
+    if stat.S_ISDIR(mode):
+        raise DataError(
+            f"{file} is a folder; expected a text file (`ptkit split {file}` writes lists of a"
+            " folder of images)"
+        )
+    raise DataError(f"{file} is neither file nor folder; expected a text file")
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -85,9 +85,11 @@ class Answers:
         elif self.kind == MULTI:
             own, true = ["classes"], ["true"]
         else:
-            places = ["", *(f" {k}" for k in range(2, min(self.top, len(self.class_names)) + 1))]
-            own = [f"{name}{place}" for place in places for name in ("class", "probability")]
-            own += ["most_probable", "unknown_because"] if self.unknown is not None else []
+            places = [f" {k}" for k in range(2, min(self.top, len(self.class_names)) + 1)]
+            # Beside each other: the probability of an unknown image is that of this class.
+            why = ["most_probable", "unknown_because"] if self.unknown is not None else []
+            own = ["class", "probability", *why]
+            own += [f"{name}{place}" for place in places for name in ("class", "probability")]
             true = ["true"]
         return ["path", *own, *(true if self.labels is not None else []), "error"]
 

@@ -207,7 +207,8 @@ def _check_classes(subject: Subject, labels: npt.NDArray[Any], list_file: Path) 
 
 def _check_enough(rows: npt.NDArray[np.int64], list_file: Path, *, num_trained_on: int) -> None:
     if len(rows) < MIN_IMAGES:
-        known = f"; {num_trained_on:,} more were trained on" if num_trained_on else ""
+        more = " more" if len(rows) else ""
+        known = f"; {num_trained_on:,}{more} were trained on" if num_trained_on else ""
         raise DataError(
             f"{list_file} has {len(rows):,} images that the model was not trained on{known}:"
             f" calibration needs {MIN_IMAGES}, and hundreds to be worth it"

@@ -117,6 +117,12 @@ class Scores:
             ],
         }
 
+    @property
+    def places(self) -> list[int]:
+        """Which classes are true or answered for some image, (n,) of 0..K-1."""
+        found: list[int] = np.flatnonzero(self._counts().any(axis=1)).tolist()
+        return found
+
     def _counts(self) -> np.ndarray:
         """Return int64 (K, 3): of each class how often it was rightly, wrongly and not found."""
         if self.has_several:

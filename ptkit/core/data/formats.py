@@ -205,6 +205,8 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, int]]:
 def _what_else(data: bytes) -> str:
     if not data:
         return "the file is empty"
+    if data.startswith(_REFUSED["a zip archive"]) and b"data.pkl" in data[:256]:
+        return "it is a checkpoint or a file of weights"
     named = [kind for kind, start in _REFUSED.items() if data.startswith(start)]
     if named:
         return f"it is {named[0]}; convert it to PNG or JPEG"

@@ -60,8 +60,11 @@ def first_bytes(path: Path) -> bytes:
                 f"{path.parent} has no {path.name}: no epoch of this run was finished;"
                 f" `{resume_command(path.parent)}` continues it"
             ) from None
+        # Of a folder of runs, as runs itself.
+        runs = sorted(path.parent.glob("*/ckpt.pkl")) if path.name == "ckpt.pkl" else []
+        hint = f"; there is {runs[-1].parent}" if runs else ""
         raise CheckpointError(
-            f"no file {path}: expected a checkpoint, a run folder or a file of weights"
+            f"no file {path}: expected a checkpoint, a run folder or a file of weights{hint}"
         ) from None
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error

@@ -35,6 +35,7 @@ _USUAL_NAMES = {
     ),
     "part": (("split", "subset", "partition", "dataset", "set"),),
 }  # fmt: skip
+_ANSWERS = ("class", "probability")
 _WHOLE = re.compile(r"^(\d+)\.0$", re.ASCII)
 _DECIMAL = re.compile(r"[-+]?(\d+\.\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 
@@ -215,7 +216,8 @@ def _text_records(file: Path) -> Iterator[tuple[int, list[Any]]]:
         except csv.Error as error:
             raise DataError(f"{file}, after line {line}: {error}") from None
         except UnicodeDecodeError:
-            raise DataError(f"{file}, after line {line}: not UTF-8; save it as UTF-8") from None
+            place = f"after line {line}" if line else "line 1"
+            raise DataError(f"{file}, {place}: not UTF-8; save it as UTF-8") from None
 
 
 def _delimiter(header: str, *, is_tabbed: bool) -> str:
@@ -273,12 +275,19 @@ def _choose_columns(
     begins = f"it begins: {' | '.join(_shown(cells) for cells in first[:4])}"
     # In the order of the table: a set's would make the first error another in each process.
     for kind in [kind for kind in _USUAL_NAMES if kind not in chosen]:
-        found = _usual(kind, [name for name in header if name not in chosen.values()])
+        left = [name for name in header if name not in chosen.values()]
+        found = _usual(kind, left)
+        if kind == "label" and set(_ANSWERS) <= set(header):
+            # What a model has said, a table of `ptkit predict`, is not what is true.
+            found = [name for name in left if name == "true"]
         is_needed = kind == "path" or (kind == "label" and needs_labels)
         if len(found) > 1 and is_needed:
+            way = f"choose one with --{kind}-column"
+            if len(set(found)) == 1:
+                way = "rename one"
             raise DataError(
-                f"{file} has several columns that may be the {kind}, {', '.join(found)}: choose one"
-                f" with --{kind}-column; {begins}"
+                f"{file} has several columns that may be the {kind}, {', '.join(found)}: {way};"
+                f" {begins}"
             )
         if len(found) == 1:
             chosen[kind] = found[0]

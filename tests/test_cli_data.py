@@ -76,7 +76,10 @@ def test_archives_from_a_folder_are_checked(monkeypatch: pytest.MonkeyPatch) -> 
     make_idx(Path("mine/below"), is_packed=True)
     result = ptkit("data", "mnist", "--from", "mine")
     assert result.exit_code == 3
-    assert "train-images-idx3-ubyte.gz in mine is damaged, or not mnist's: its MD5" in result.stderr
+    assert (
+        "train-images-idx3-ubyte.gz in mine is damaged or does not belong to mnist: its MD5"
+        in result.stderr
+    )
     assert os.listdir() == ["mine"]
     know_mnist(monkeypatch, Path("mine/below"))
     result = ptkit("data", "mnist", "--from", "mine", "--json")
@@ -205,6 +208,8 @@ def test_an_archive_writes_nowhere_but_into_its_folder(
     result = ptkit("data", "aircraft", "--from", "fgvc-aircraft-2013b.tar.gz")
     assert result.exit_code == 3
     assert os.listdir() == ["fgvc-aircraft-2013b.tar.gz"]
+    # As it was.
+    assert tarfile.TarFile.extraction_filter is None
     assert not list(here.parent.rglob("out.txt"))
 
 

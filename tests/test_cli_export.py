@@ -308,7 +308,10 @@ def test_a_file_that_is_there_and_cannot_be_read_is_said(run, monkeypatch):
 
 def test_results_that_are_no_numbers_are_said():
     fault = Replayed(num_images=9, difference=float("nan"), num_changed=9).fault("fp16")
-    assert fault == "its results are NaN: numbers of this model are too large for fp16"
+    assert fault == (
+        "its results are not finite: numbers of this model are too large for fp16, --precision fp32"
+        " takes them"
+    )
 
 
 def test_int8_may_cost_exactly_a_point():

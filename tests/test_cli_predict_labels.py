@@ -179,6 +179,9 @@ def test_files_of_an_earlier_prediction_do_not_pass_for_those_of_this_one(here):
         ("predictions.csv", ""),
         ("predictions.csv", "path,label\nimages/red/0.png,red\n"),
         ("predictions.csv", "path,class\nimages/red/0.png,red\n"),
+        ("predictions.csv", f"path,{','.join(CLASSES)}\nimages/red/0.png,0,0,1\n"),
+        ("predictions.csv", "path,classes\nimages/red/0.png,red\n"),
+        ("predictions.csv", "path,error,comment\n"),
         ("scores.json", "of someone"),
         ("wrong.csv", "path,true\n"),
     ],
@@ -239,8 +242,8 @@ def test_the_answers_of_an_earlier_prediction_are_not_what_is_true(here):
 
 def test_images_that_are_named_again_are_told(here):
     shown = done("images/red", "images/red/0.png").stdout
-    assert "1 image named again: each has its row, and counts again" in shown
-    assert "named again" not in done("images/red").stdout
+    assert "images that are named more than once: 1 more rows, which count too" in shown
+    assert "named more than once" not in done("images/red").stdout
 
 
 @pytest.mark.parametrize("form", ["--csv", "--jsonl"])

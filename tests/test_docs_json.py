@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ COMMANDS = [
     ("normstats", ["normstats", "bad.txt", "--size", "4", "--whiten", "zca", "--on-bad", "skip"]),
     ("train", ["train", *QUICK, "--set", "train.profile=true"]),
     ("train --seeds", ["train", *QUICK, "--seeds", "2", "--name", "seeds"]),
-    ("compare", ["compare", "runs/1", "runs/seeds"]),
+    ("compare", ["compare", "runs/1", "runs/calibrated"]),
     ("viz-weights", ["viz-weights", "ckpt.pkl", "--layers", "conv1"]),
     ("viz-featuremaps", ["viz-featuremaps", "ckpt.pkl", "images/bar/test0.png"]),
     ("viz-featuremaps", ["viz-featuremaps", "ckpt.pkl", "--list"]),
@@ -46,7 +47,7 @@ COMMANDS = [
     ("calibrate", ["calibrate", "runs/1", "valid.txt"]),
     ("confmat", ["confmat", "runs/1", "test.txt"]),
     ("predict", ["predict", "runs/1", "test.txt"]),
-    ("calibrate", ["calibrate", "runs/1", "--remove"]),
+    ("calibrate", ["calibrate", "runs/calibrated", "--remove"]),
     ("predict", ["predict", "ckpt.pkl", "bad.txt", "--top", "2"]),
     ("predict", ["predict", "ckpt.pkl", "train.txt"]),
     ("export", ["export", "ckpt.pkl", "--to", "safetensors"]),
@@ -77,6 +78,9 @@ def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         ptkit.train(epochs=1, tensorboard=False, pictures=False)
+        # Each command finds what it needs here, whichever of them runs before it.
+        shutil.copytree("runs/1", "runs/calibrated")
+        ptkit.calibrate("runs/calibrated", "valid.txt")
     return folder
 
 

@@ -155,12 +155,16 @@ def test_one_that_the_gpu_refuses_is_decoded_as_usual():
     assert [image is None for image in found] == [False, True, False, False]
 
 
-def test_memory_that_is_used_up_is_no_refusal():
+def test_memory_that_is_used_up_is_no_refusal(monkeypatch):
     def decode(images):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(torch.OutOfMemoryError):
         GpuDecoder(CPU, decode).images([encoded(), encoded()])
+    monkeypatch.setattr(gpu_decoding, "_decode_function", lambda _: decode)
+    device = torch.device("cuda")
+    with pytest.raises(torch.OutOfMemoryError):
+        gpu_decoder(device, Pipeline.parse(CALLS).for_device(device))
 
 
 def test_a_decoder_that_cannot_decode_is_refused_before_training(monkeypatch):

@@ -256,7 +256,9 @@ def test_a_photo_that_is_none_is_a_line_without_our_objects(
     Path("mine/country211/valid/ZW/2.jpg").write_bytes(b"<html>")
     result = ptkit("data", "country211", "--from", "mine")
     assert (result.exit_code, os.listdir()) == (3, ["mine"])
-    assert result.stderr == "ptkit: the set's image 2 of ZW cannot be read: it is no known image\n"
+    assert (
+        result.stderr == "ptkit: the set's image 2 of ZW cannot be read: not a known image format\n"
+    )
 
 
 @pytest.mark.parametrize(

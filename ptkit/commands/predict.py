@@ -110,7 +110,7 @@ def _show(screen: PredictionScreen, begun: "Prediction", out: Path | None) -> No
 
     for note in begun.notes:
         screen.say(note)
-    files = None if out is None else PredictionFiles(out, begun.class_names)
+    files = None if out is None else PredictionFiles(out, begun.kind, begun.class_names)
     with screen.kept_if_stopped(files), ExitStack() as stack:
         if files is not None:
             stack.enter_context(files)

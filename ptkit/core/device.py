@@ -24,8 +24,8 @@ from ptkit.core.wording import check_choice
 T = TypeVar("T")
 Values = tuple[Tensor | npt.NDArray[Any], ...]
 
-# How errors say it that are not of torch's own allocator on a GPU: its allocator on a CPU; CUDA, of
-# contexts and pinned memory, and Apple's; cuBLAS and cuDNN.
+# How errors other than torch.OutOfMemoryError say it: torch's allocator on CPUs; CUDA (contexts,
+# pinned memory) and MPS; cuBLAS and cuDNN.
 _FULL = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -162,6 +162,9 @@ def wait_for(device: torch.device) -> None:
 def is_out_of_memory(error: BaseException) -> bool:
     """Say whether an error means that memory is used up, on a GPU or on a CPU."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # OpenCV's StsNoMem.
+    if type(error).__module__ == "cv2" and getattr(error, "code", None) == -4:
         return True
     return isinstance(error, RuntimeError) and any(word in str(error) for word in _FULL)
 

@@ -15,12 +15,15 @@ import secrets
 import stat
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from ptkit.core.errors import DataError, ImageError, StorageError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 T = TypeVar("T")
 # Threads that wait for the disk and need no core: from one that answers after 10 ms, so many read
@@ -31,7 +34,8 @@ _FEW_READERS = 2
 # and then on any machine.
 _SLOW = 2e-4
 _NUM_JUDGED = 3
-_PROBED_AT_ONCE = 4
+# Files that one thread asks for alone, and parts that many ask for then before it does so again.
+_NUM_PROBED, _FIRST_PARTS = 4, 8
 # What a network disk says while its server restarts.
 _TRANSIENT = {errno.EIO, errno.ESTALE}
 
@@ -68,48 +72,59 @@ def from_disk(work: Callable[[Sequence[int]], T], count: int, *, at_once: int) -
     time.
 
     work: asks the disk about some files: in many threads where an answer takes long, in two where
-    the interpreter's lock is all that more of them would wait for.
+    the interpreter's lock is all that more of them would wait for. It may be asked again.
     """
     # `ptkit --help` needs none.
-    from concurrent.futures import Future, ThreadPoolExecutor
+    from concurrent.futures import ThreadPoolExecutor
 
-    def timed(part: range) -> tuple[T, float]:
+    def timed(part: range) -> tuple[range, T, float]:
         start = time.perf_counter()
         found = work(part)
-        return found, (time.perf_counter() - start) / len(part)
+        return part, found, (time.perf_counter() - start) / len(part)
 
-    waiting: deque[Future[tuple[T, float]]] = deque()
-    seconds = deque([0.0] * _NUM_JUDGED, maxlen=_NUM_JUDGED)
-
-    def first() -> T:
-        found, taken = waiting.popleft().result()
-        seconds.append(taken)
-        return found
-
+    start, num_parts = 0, _FIRST_PARTS
     # Threads start with the first task that they get.
-    with ThreadPoolExecutor(_FEW_READERS) as few, ThreadPoolExecutor(NUM_READERS) as many:
-        try:
-            for part in _parts(count, at_once):
-                is_slow = min(seconds) > _SLOW
-                waiting.append((many if is_slow else few).submit(timed, part))
-                if len(waiting) > 2 * (NUM_READERS if is_slow else _FEW_READERS):
-                    yield first()
-            while waiting:
-                yield first()
-        finally:
-            # An error, or nobody asks for the rest.
-            for future in waiting:
-                future.cancel()
+    with (
+        ThreadPoolExecutor(_FEW_READERS, "ptkit-disk") as few,
+        ThreadPoolExecutor(NUM_READERS, "ptkit-disk") as many,
+    ):
+        while start < count:
+            # In no thread of theirs: what is waited for then is the disk.
+            part, found, seconds = timed(range(start, min(start + _NUM_PROBED, count)))
+            yield found
+            start, is_slow = part.stop, seconds > _SLOW
+            # The longer it has been slow, the later it is looked at again.
+            stop = min(start + num_parts * at_once, count) if is_slow else count
+            num_parts *= 1 + is_slow
+            last = deque([0.0] * _NUM_JUDGED, maxlen=_NUM_JUDGED)
+            rest = (range(k, min(k + at_once, stop)) for k in range(start, stop, at_once))
+            pool, threads = (many, NUM_READERS) if is_slow else (few, _FEW_READERS)
+            results = _in_order(pool, timed, rest, ahead=2 * threads)
+            with contextlib.closing(results):
+                for part, found, seconds in results:
+                    yield found
+                    start = part.stop
+                    last.append(seconds)
+                    if not is_slow and min(last) > _SLOW:
+                        break
 
 
-def _parts(count: int, at_once: int) -> Iterator[range]:
-    """Yield 0..count-1 in ranges; the first are short, so that a slow disk is known soon."""
-    start = 0
-    while start < count:
-        most = min(at_once, _PROBED_AT_ONCE) if start < _NUM_JUDGED * _PROBED_AT_ONCE else at_once
-        part = range(start, min(start + most, count))
-        yield part
-        start = part.stop
+def _in_order(
+    pool: "ThreadPoolExecutor", work: Callable[[range], T], parts: Iterable[range], *, ahead: int
+) -> Generator[T]:
+    """Yield what `work` gives for each part, in order; so many parts are begun ahead."""
+    waiting: deque[Future[T]] = deque()
+    try:
+        for part in parts:
+            waiting.append(pool.submit(work, part))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        # An error, or nobody asks for the rest.
+        for future in waiting:
+            future.cancel()
 
 
 def numbered_lines(file: Path) -> Iterator[tuple[int, bytes]]:

@@ -8,6 +8,15 @@ from typing import Any
 
 from ptkit.core.errors import UsageError
 
+# What others call a device or a number format.
+_CALLED_ELSEWHERE = {
+    "gpu": "cuda",
+    "half": "fp16",
+    "float16": "fp16",
+    "bfloat16": "bf16",
+    "float32": "fp32",
+}
+
 
 def counted(count: int, singular: str, plural: str = "") -> str:
     """Return `1 kernel`, `2,048 kernels`."""
@@ -107,15 +116,6 @@ def short_paths(paths: Sequence[str]) -> list[str]:
         if len(set(names)) == len(set(paths)):
             return names
     return list(paths)
-
-
-_CALLED_ELSEWHERE = {
-    "gpu": "cuda",
-    "half": "fp16",
-    "float16": "fp16",
-    "bfloat16": "bf16",
-    "float32": "fp32",
-}
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

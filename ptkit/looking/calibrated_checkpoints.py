@@ -122,4 +122,7 @@ def _kept_beside(file: Path) -> Path:
 
 
 def _are_same(one: Path, other: Path) -> bool:
-    return one.is_file() and filecmp.cmp(one, other, shallow=False)
+    try:
+        return one.is_file() and filecmp.cmp(one, other, shallow=False)
+    except OSError:  # one that cannot be read is someone's
+        return False

@@ -41,7 +41,7 @@ class HubFolder:
 
 # What `--to` calls it.
 HUB = "hf"
-# {}: why.
+# Takes the reason.
 NO_CHECK = (
     "the check for strangers stays in the checkpoint, as {}: what is exported answers images unlike"
     " those of training too"

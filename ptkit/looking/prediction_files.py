@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from ptkit.core.data.labels import MULTI, REGRESSION
 from ptkit.core.errors import StorageError, UsageError
 from ptkit.core.files import csv_bytes, make_folder, sync_folder, write_atomically, write_csv
 from ptkit.looking.answers import Answers, number_column
@@ -16,7 +17,8 @@ from ptkit.looking.prediction_scores import Scores, Tally, Wrong, surest, wrong_
 
 _WRONG = ("path", "true", "class", "probability")
 _NAMES = ("predictions.csv", "scores.json", "wrong.csv")
-_HEAD = 1 << 16
+_HEAD_BYTES = 1 << 16
+# Characters.
 _LONGEST_CELL = 1 << 27
 
 
@@ -28,15 +30,15 @@ class PredictionFiles:
     labels, scores.json and wrong.csv are written too; else those beside an earlier predictions.csv
     are removed. `files`: what was written at the end.
 
-    class_names: of the model: the columns of one that gives numbers.
+    kind: of the model's task. class_names: the columns of one that gives numbers.
 
     Raises (entering):
         UsageError: a file of such a name that is not what ptkit writes for this kind of model.
     """
 
-    def __init__(self, folder: Path, class_names: Sequence[str]) -> None:
+    def __init__(self, folder: Path, kind: str, class_names: Sequence[str]) -> None:
         self.folder, self.growing = folder, folder / "predictions.part.csv"
-        self._class_names = class_names
+        self._kind, self._class_names = kind, class_names
         self.files: list[Path] = []
         self._tally, self._wrong = Tally(), list[Wrong]()
         self._columns: list[str] = []
@@ -90,7 +92,9 @@ class PredictionFiles:
                 continue
             try:
                 with file.open("rb") as content:
-                    head = content.read(_HEAD)
+                    head = (
+                        content.read(_HEAD_BYTES) if file.suffix == ".json" else content.readline()
+                    )
             except OSError as error:
                 raise StorageError(f"cannot read {file}: {error.strerror or error}") from error
             if not self._is_own(name, head):
@@ -106,14 +110,12 @@ class PredictionFiles:
         header = next(csv.reader(io.StringIO(text, newline="")), [])
         if name == "wrong.csv":
             return tuple(header) == _WRONG
-        # Without the columns that are empty; where all images are unreadable, nothing else is left.
-        starts = (
-            ["class", "probability"],
-            ["classes"],
-            [*map(number_column, self._class_names)],
-            ["error"],
-        )
-        return header[:1] == ["path"] and any(header[1:][: len(it)] == it for it in starts)
+        columns = {
+            MULTI: ["classes"],
+            REGRESSION: [*map(number_column, self._class_names)],
+        }.get(self._kind, ["class", "probability"])
+        # Without the columns that are empty: where all images are unreadable nothing else is left.
+        return header == ["path", "error"] or header[: 1 + len(columns)] == ["path", *columns]
 
     def _finish(self) -> None:
         table = self.folder / "predictions.csv"

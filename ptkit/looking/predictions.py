@@ -39,6 +39,7 @@ class Prediction:
     """
 
     num_images: int
+    kind: str
     class_names: tuple[str, ...]
     notes: tuple[str, ...]
     label_notes: tuple[str, ...]
@@ -62,8 +63,8 @@ def begin_prediction(
     """
     asked = find_labelled_images(subject, sources, columns=columns, root=root)
     parts = predict_parts(subject, asked, **how)
-    names = tuple(subject.class_names)
-    return Prediction(len(asked.images), names, subject.weights.lines, asked.notes, parts)
+    kind, names = subject.task.kind, tuple(subject.class_names)
+    return Prediction(len(asked.images), kind, names, subject.weights.lines, asked.notes, parts)
 
 
 def predict_sources(

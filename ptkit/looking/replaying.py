@@ -91,7 +91,8 @@ class Replayed:
                 " less"
             )
         if not math.isfinite(self.difference):
-            return f"its results are NaN: numbers of this model are too large for {precision}"
+            why = ": numbers of this model are too large for fp16, --precision fp32 takes them"
+            return f"its results are not finite{why if precision == 'fp16' else ''}"
         if self.difference > limit:
             return (
                 f"its results differ from the model's by up to {self.difference:.2g} on"

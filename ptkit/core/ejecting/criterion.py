@@ -115,7 +115,7 @@ def _text(key: str, given: Any) -> str:
     """Return an argument as code."""
     if given == "balanced":
         return _BALANCED[key]
-    if key in _BALANCED:
+    if key in _BALANCED and given is not None:
         # Whole numbers would make a tensor that no loss takes.
         weights = list(map(float, given)) if isinstance(given, list | tuple) else float(given)
         return f"torch.tensor({literal(weights)})"

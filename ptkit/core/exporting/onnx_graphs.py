@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ptkit.core.errors import CheckpointError, UsageError
+from ptkit.core.errors import CheckpointError, PtkitError, StorageError, UsageError
 from ptkit.core.exporting.answering import Answering, Interface, Run, several
 from ptkit.core.exporting.metadata import Description
 from ptkit.core.exporting.quiet import quietly
@@ -24,6 +24,14 @@ OPSET, OLDEST_OPSET = 18, 18
 _MOST_BYTES = 2**31 - 1
 # How far an exporter's graph may be off on its trials before the other exporter is asked.
 _NEAR = 1e-4
+# A program that reads a graph as `runner_of` does.
+_READ = """
+import sys
+import onnxruntime
+options = onnxruntime.SessionOptions()
+options.log_severity_level = 4
+onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+"""
 
 
 def check_onnx(opset: int) -> None:
@@ -56,6 +64,8 @@ def onnx_of(module: Answering, interface: Interface, *, opset: int) -> Any:
             with quietly(), torch.no_grad():
                 model = exporter(module, interface, opset)
                 fault = _fault_of(model, module, interface, opset)
+        except PtkitError:
+            raise
         # An exporter may raise anything of a model that it cannot take.
         except Exception as error:
             fault = reason_of(error)
@@ -134,30 +144,31 @@ def _fault_of(model: Any, module: Answering, interface: Interface, opset: int) -
 
 
 def _crash_of(content: bytes) -> str | None:
-    """Say if onnxruntime ends the process that reads a graph, which is another one than this.
+    """Return what to say if onnxruntime crashes on a graph, read in a process of its own; None if
+    not.
 
-    1.32 does so of a vision transformer in half precision, where it rearranges convolutions.
+    1.32 crashes on a vision transformer in half precision, where it rearranges convolutions.
+
+    Raises:
+        StorageError: no room for the graph.
     """
     import onnxruntime
 
-    with tempfile.TemporaryDirectory(prefix="ptkit-onnx-") as folder:
-        file = Path(folder, "model.onnx")
-        file.write_bytes(content)
-        # -P: nothing in the working directory is taken for a library.
-        done = subprocess.run([sys.executable, "-P", "-c", _READ, str(file)], capture_output=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix="ptkit-onnx-") as folder:
+            file = Path(folder, "model.onnx")
+            file.write_bytes(content)
+            # -P: nothing in the working directory is taken for a library.
+            command = [sys.executable, "-P", "-c", _READ, str(file)]
+            code = subprocess.run(command, capture_output=True).returncode
+    except OSError as error:
+        raise StorageError(f"cannot try the graph: {error.strerror or error}") from error
     # What is an error only is raised again where it is read here.
-    if done.returncode in (0, 1):
+    if code in (0, 1):
         return None
+    if code == -9:
+        return "the system ended the process that reads the graph, as where memory is short"
     return f"onnxruntime {onnxruntime.__version__} crashes when it reads the graph"
-
-
-_READ = """
-import sys
-import onnxruntime
-options = onnxruntime.SessionOptions()
-options.log_severity_level = 4
-onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
-"""
 
 
 def write_onnx(path: Path, model: Any, description: Description) -> None:

@@ -61,8 +61,9 @@ def first_bytes(path: Path) -> bytes:
                 f" `{resume_command(path.parent)}` continues it"
             ) from None
         # Of a folder of runs, as runs itself.
-        runs = sorted(path.parent.glob("*/ckpt.pkl")) if path.name == "ckpt.pkl" else []
-        hint = f"; there is {runs[-1].parent}" if runs else ""
+        runs = list(path.parent.glob("*/ckpt.pkl")) if path.name == "ckpt.pkl" else []
+        newest = max(runs, key=lambda run: run.stat().st_mtime, default=None)
+        hint = "" if newest is None else f"; there is {newest.parent}"
         raise CheckpointError(
             f"no file {path}: expected a checkpoint, a run folder or a file of weights{hint}"
         ) from None

@@ -23,6 +23,7 @@ OLD_ARGUMENTS = {
 OLD_REDUCTIONS = frozenset({"size_average", "reduce"})
 _OLD_VALUES = {"elementwise_mean": "mean"}
 _OLD_PARTS = {"Scale": "Resize", "RandomSizedCrop": "RandomResizedCrop", "NLLLoss2d": "NLLLoss"}
+_PIECE = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+")
 _FEW_NAMES = 5
 # Of more names than these a message sends to `ptkit list`.
 _MANY_NAMES = 40
@@ -38,13 +39,9 @@ def name_hint(name: str, names: Collection[str]) -> str:
     if _OLD_PARTS.get(name) in names:
         return f"; it is called {_OLD_PARTS[name]} now"
     # Pieces of a name, such as "cosine" or "RandomFlip", are not near to any whole one.
-    pieces = [piece.lower() for piece in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+", name)] or [
-        name
-    ]
+    pieces = [piece.lower() for piece in _PIECE.findall(name)] if len(name) > 1 else []
     longer = [
-        known
-        for known in names
-        if len(name) > 1 and all(piece in known.lower() for piece in pieces)
+        known for known in names if pieces and all(piece in known.lower() for piece in pieces)
     ]
     if 0 < len(longer) <= _FEW_NAMES:
         return f"; did you mean {listing(longer)}?"

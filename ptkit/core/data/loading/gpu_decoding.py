@@ -181,6 +181,8 @@ def gpu_decoder(device: torch.device, pipeline: Pipeline) -> GpuDecoder:
     try:
         decode([torch.frombuffer(bytearray(_smallest_jpeg()), dtype=torch.uint8)])
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         reason = str(error).partition("\n")[0]
         raise UsageError(
             f"data.decode=gpu cannot decode here: {reason}; install a torchvision or torchcodec"

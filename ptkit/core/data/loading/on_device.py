@@ -24,7 +24,7 @@ _BATCHES_AT_ONCE = 8
 # CIFAR-10, whose batches would take longer to launch than to make. Each batch is a view, and keeps
 # all of it. Of a small device no more than its share.
 _BYTES_MADE_AT_ONCE = 640 << 20
-_SHARE_MADE_AT_ONCE = 8
+_PARTS_OF_FREE = 8
 _BYTES_MOVED_AT_ONCE = 64 << 20
 
 
@@ -129,5 +129,5 @@ def move(
     for start in range(0, len(pixels), step):
         part = pixels[start : start + step]
         there[start : start + step] = torch.from_numpy(part).to(device)
-    at_once = min(_BYTES_MADE_AT_ONCE, free // _SHARE_MADE_AT_ONCE)
+    at_once = min(_BYTES_MADE_AT_ONCE, free // _PARTS_OF_FREE)
     return OnDevice(there, torch.from_numpy(np.array(labels)).to(device), pipeline, at_once)

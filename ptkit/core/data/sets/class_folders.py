@@ -139,7 +139,7 @@ def _opened(content: bytes, image: SetImage) -> Image.Image:
     # Pillow raises many kinds for files that are no images.
     except Exception as error:
         # Pillow names the buffer.
-        why = "it is no known image" if isinstance(error, UnidentifiedImageError) else error
+        why = "not a known image format" if isinstance(error, UnidentifiedImageError) else error
         raise DataError(
             f"the set's image {image.stem} of {image.label} cannot be read: {why}"
         ) from error

@@ -44,7 +44,7 @@ class Fetch:
     kept: Path
     counting: Counting
     url: str = ""
-    urls: dict[str, list[str]] = field(default_factory=dict)
+    urls: dict[str, list[str]] = field(default_factory=dict, init=False)
     error: OSError | None = field(default=None, init=False)
 
     def __call__(self, url: str, filename: str | Path, *_more: Any) -> None:
@@ -88,8 +88,7 @@ class Fetch:
         if len(found) > 1:
             paths = first_of([str(path) for path in found], 2)
             raise DataError(
-                f"{self.local} has several {found[0].name} ({paths}): name the folder of"
-                f" {self.name}'s with --from"
+                f"{self.local} has several {found[0].name} ({paths}): name one folder with --from"
             )
         return found[0]
 
@@ -131,7 +130,7 @@ class Fetch:
 
     def refusal(self, error: Exception) -> PtkitError:
         """Return what to say when torchvision could not get or read its files."""
-        # Of several mirrors the first is the one that is kept up.
+        # Of several mirrors the first is the maintained one.
         url = self.urls.get(base_of(self.url), [self.url])[0]
         by_hand = f"put {url} into a folder on this machine and pass --from FOLDER"
         if self.error is not None:
@@ -145,7 +144,9 @@ class Fetch:
         why = "its MD5 is not the one that torchvision knows" if is_other else reason_of(error)
         file = base_of(self.url)
         if self.local is not None:
-            return DataError(f"{file} in {self.local} is damaged, or not {self.name}'s: {why}")
+            return DataError(
+                f"{file} in {self.local} is damaged or does not belong to {self.name}: {why}"
+            )
         # Of no use to the next try.
         (self.kept / file).unlink(missing_ok=True)
         self.tidy()
@@ -163,6 +164,23 @@ def base_of(url: str) -> str:
 
 
 @contextmanager
+def _inside_folders() -> Iterator[None]:
+    """Let tar archives write nowhere but into their folder, as Python does by itself from 3.14 on:
+    torchvision does not know the checksum of each.
+    """
+    # Python 3.11 has it from 3.11.4 on.
+    if not hasattr(tarfile, "data_filter"):
+        yield
+        return
+    before = vars(tarfile.TarFile).get("extraction_filter")
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+    try:
+        yield
+    finally:
+        tarfile.TarFile.extraction_filter = before
+
+
+@contextmanager
 def fetching(fetch: Fetch) -> Iterator[None]:
     """Let torchvision's data sets get their files through `fetch`, and print nothing."""
     unpack = utils.extract_archive
@@ -173,9 +191,6 @@ def fetching(fetch: Fetch) -> Iterator[None]:
             on_file(1)
         return found
 
-    # An archive whose checksum torchvision does not know writes nowhere but into its folder: what
-    # Python does by itself from 3.14 on.
-    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
     # All its sets download through the first; the second would ask the network for redirections.
     own = {
         "_urlretrieve": fetch,
@@ -187,10 +202,9 @@ def fetching(fetch: Fetch) -> Iterator[None]:
         setattr(utils, name, value)
     try:
         # It prints which mirror failed.
-        with redirect_stdout(StringIO()):
+        with redirect_stdout(StringIO()), _inside_folders():
             yield
     finally:
-        del tarfile.TarFile.extraction_filter
         for name, value in before.items():
             setattr(utils, name, value)
         fetch.tidy()

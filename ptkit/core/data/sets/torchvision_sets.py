@@ -103,7 +103,7 @@ def _named(label: int, names: Sequence[str], stem: str, known: KnownSet) -> str:
     if not 0 <= label < len(names):
         raise DataError(
             f"image {stem} is of class {label}, but {known.target} has 0 to {len(names) - 1}; the"
-            " files are damaged, or another set's"
+            " files are damaged, or belong to another set"
         )
     return names[label]
 

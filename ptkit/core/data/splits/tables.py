@@ -35,7 +35,8 @@ _USUAL_NAMES = {
     ),
     "part": (("split", "subset", "partition", "dataset", "set"),),
 }  # fmt: skip
-_ANSWERS = ("class", "probability")
+# Columns of a table of `ptkit predict`, of one class an image or of several.
+_ANSWERS = ({"class", "probability"}, {"classes", "true"}, {"classes", "error"})
 _WHOLE = re.compile(r"^(\d+)\.0$", re.ASCII)
 _DECIMAL = re.compile(r"[-+]?(\d+\.\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 
@@ -277,7 +278,7 @@ def _choose_columns(
     for kind in [kind for kind in _USUAL_NAMES if kind not in chosen]:
         left = [name for name in header if name not in chosen.values()]
         found = _usual(kind, left)
-        if kind == "label" and set(_ANSWERS) <= set(header):
+        if kind == "label" and any(columns <= set(header) for columns in _ANSWERS):
             # What a model has said, a table of `ptkit predict`, is not what is true.
             found = [name for name in left if name == "true"]
         is_needed = kind == "path" or (kind == "label" and needs_labels)

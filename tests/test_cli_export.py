@@ -352,3 +352,13 @@ def test_a_missing_library_says_what_to_install(run, monkeypatch):
     result = export()
     assert result.exit_code == 2
     assert "pip install 'ptkit[export]'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "to", ["torchscript", pytest.param("torch-export", marks=pytest.mark.slow)]
+)
+def test_an_export_that_only_other_programs_run_is_told(run, to):
+    file = json.loads(export("--to", to, "--json").stdout)["file"]
+    result = CliRunner().invoke(app, ["confmat", file, "test.txt"])
+    assert result.exit_code == 4
+    assert "is a model that `ptkit export` wrote for other programs" in result.stderr

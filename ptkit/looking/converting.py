@@ -54,7 +54,7 @@ class Converted:
             "classes": list(self.class_names),
             "pipeline": list(self.pipeline),
             "num_tensors": self.num_tensors,
-            "parameters": self.num_parameters,
+            "numbers": self.num_parameters,
             "bytes": self.num_bytes,
             "notes": list(self.notes),
         }

@@ -160,6 +160,8 @@ def _fault_of_records(entries: Sequence[zipfile.ZipInfo], *, num_bytes: int) -> 
     # torch looks for records below the folder of the first one, whatever their case.
     names = [entry.filename.casefold() for entry in entries]
     bases = [name.rpartition("/")[2] for name in names]
+    if "ptkit.json" in bases:
+        return "a model that `ptkit export` wrote for other programs: use the checkpoint it is of"
     if "constants.pkl" in bases:
         return f"a TorchScript archive, a program; nothing was run: {_ADVICE}"
     if not names or f"{names[0].partition('/')[0]}/{_PICKLE}" not in names:

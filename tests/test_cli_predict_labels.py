@@ -242,7 +242,7 @@ def test_the_answers_of_an_earlier_prediction_are_not_what_is_true(here):
 
 def test_images_that_are_named_again_are_told(here):
     shown = done("images/red", "images/red/0.png").stdout
-    assert "images that are named more than once: 1 more rows, which count too" in shown
+    assert "images that are named more than once have 1 more row, counted too" in shown
     assert "named more than once" not in done("images/red").stdout
 
 

@@ -107,7 +107,8 @@ def _ended_in_a_line() -> Iterator[None]:
         complain("interrupted")
         raise typer.Exit(130) from None
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        # Typer's own ways out are RuntimeErrors too.
+        if isinstance(error, typer.Exit | typer.Abort) or not _is_out_of_memory(error):
             raise
         reason = str(error).partition("\n")[0]
         complain(

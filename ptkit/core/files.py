@@ -35,7 +35,7 @@ _FEW_READERS = 2
 _SLOW = 2e-4
 _NUM_JUDGED = 3
 # Files that one thread asks for alone, and parts that many ask for then before it does so again.
-_NUM_PROBED, _FIRST_PARTS = 4, 8
+_NUM_PROBED, _FIRST_PARTS = 4, 2 * NUM_READERS
 # What a network disk says while its server restarts.
 _TRANSIENT = {errno.EIO, errno.ESTALE}
 

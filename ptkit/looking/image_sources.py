@@ -123,7 +123,8 @@ def find_labelled_images(
     )
     notes = list(dict.fromkeys(part.note for part in found if part.note))
     if count := len(paths) - len(set(paths)):
-        notes.append(f"images that are named more than once: {count:,} more rows, which count too")
+        more = counted(count, "more row")
+        notes.append(f"images that are named more than once have {more}, counted too")
     if subject.task.counted is not None:
         is_ignored = known & ~subject.task.counted.cpu().numpy()[labels]
         known &= ~is_ignored

@@ -393,3 +393,12 @@ def test_a_checkpoint_with_other_numbers_is_refused(here, key, value, message):
     torch.save(contents, CKPT)
     with pytest.raises(CheckpointError, match=re.escape(message)):
         read_checkpoint(CKPT)
+
+
+def test_a_kept_checkpoint_that_cannot_be_read_is_passed_over(here, monkeypatch):
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    Path("runs/1/ckpt-uncalibrated.pkl").write_text("of someone")
+    monkeypatch.setattr("filecmp.cmp", refused)
+    assert Path(calibrated("valid.txt", "--only", "temperature")["kept"]).name.endswith("-2.pkl")

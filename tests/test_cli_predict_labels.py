@@ -259,3 +259,16 @@ def test_classes_that_no_image_has_or_gets_are_only_counted(here):
     others = len(CLASSES) - len(answers)
     assert others > 0
     assert f"{others} other class" in shown
+
+
+def test_answers_of_several_labels_are_not_what_is_true(here):
+    make_task(kind="multi-label", activation="sigmoid", thresholds=torch.tensor([0.5] * 3))
+    Path("said.csv").write_text('path,classes,true\nimages/red/0.png,blue 0.9,"green, red"\n')
+    # Words for people, which are no label; but those of the column true.
+    assert "the label green, red has a comma" in done("said.csv").stdout
+
+
+def test_the_class_of_an_unknown_image_is_beside_its_probability(here):
+    done("images", "--threshold", "0.99", "--top", "2", "--out", "found")
+    header = Path("found/predictions.csv").read_text().splitlines()[0].split(",")
+    assert header[1:5] == ["class", "probability", "most_probable", "unknown_because"]

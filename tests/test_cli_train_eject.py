@@ -98,6 +98,11 @@ def test_the_loss_of_classes_that_weigh_differently_is_that_of_the_run(
     same_last_line(capsys.readouterr().out, here / "runs/1/metrics.csv")
 
 
+def test_a_weight_that_is_none_is_none_in_the_script(here):
+    ptkit.eject("script.py", epochs=1, loss="CrossEntropyLoss(weight=None)")
+    assert "torch.tensor(None)" not in Path("script.py").read_text()
+
+
 def test_the_script_trains_as_the_run_does(here, losses_of, capsys):
     settings = {"epochs": 7, "batch_size": 16, "seed": 3}
     assert len(same_losses(losses_of, **settings)) == 21

@@ -3,6 +3,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import cv2
 import pytest
 import torch
 
@@ -100,6 +101,14 @@ def test_kernels_are_not_left_loading_where_the_block_fails(monkeypatch):
 def test_memory_that_is_used_up_is_known_by_its_words(text):
     assert is_out_of_memory(RuntimeError(text))
     assert not is_out_of_memory(ValueError(text))
+
+
+def test_opencv_says_it_by_a_number():
+    error = cv2.error("Failed to allocate 9000000000 bytes")
+    error.code = -4
+    assert is_out_of_memory(error)
+    error.code = -215
+    assert not is_out_of_memory(error)
 
 
 def test_other_errors_are_no_lack_of_memory():

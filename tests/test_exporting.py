@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -169,6 +171,13 @@ def test_a_graph_that_onnxruntime_crashes_on_is_told_and_not_read_here(monkeypat
     assert onnx_graphs._crash_of(b"no graph") is None
     monkeypatch.setattr(onnx_graphs, "_READ", "import os\nos.abort()")
     assert "crashes when it reads the graph" in onnx_graphs._crash_of(b"no graph")
+
+
+def test_a_graph_that_crashes_is_not_read(monkeypatch):
+    opset = SimpleNamespace(domain="", version=18)
+    model = SimpleNamespace(opset_import=[opset], SerializeToString=lambda: b"graph")
+    monkeypatch.setattr(onnx_graphs, "_crash_of", lambda content: f"{content} crashes")
+    assert onnx_graphs._fault_of(model, None, None, 18) == "b'graph' crashes"
 
 
 class Branching(nn.Module):

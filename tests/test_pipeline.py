@@ -1,6 +1,7 @@
 import pickle
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -575,3 +576,8 @@ def test_memory_that_is_used_up_is_no_fault_of_a_step():
     )
     with pytest.raises(torch.OutOfMemoryError):
         refusal(step, torch.OutOfMemoryError("CUDA out of memory"))
+    of_opencv = cv2.error("Insufficient memory")
+    of_opencv.code = -4
+    # Which nobody else catches by its class.
+    with pytest.raises(MemoryError, match="Insufficient"):
+        refusal(step, of_opencv)

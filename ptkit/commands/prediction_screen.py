@@ -147,14 +147,14 @@ def _score_lines(scores: "Scores | NumberScores") -> list[str]:
 def _class_lines(scores: "Scores") -> list[str]:
     from ptkit.looking.prediction_scores import RATES
 
-    rates, lines = scores.per_class, []
+    rates, places, lines = scores.per_class, scores.places, []
     rows: list[tuple[Any, ...]] = [
         (
             scores.class_names[k],
             *(float(rates[rate][k]) for rate in RATES),
             int(rates["support"][k]),
         )
-        for k in scores.places
+        for k in places
     ]
     if len(rows) > _MAX_LINES:
         # Classes without images have no recall; they are not the lowest.
@@ -164,7 +164,7 @@ def _class_lines(scores: "Scores") -> list[str]:
         )
     cells = [(name, *map(_percent, shares), count) for name, *shares, count in rows]
     lines.append(table(["class", "precision", "recall", "F1", "images"], cells))
-    if others := len(scores.class_names) - len(scores.places):
+    if others := len(scores.class_names) - len(places):
         words = "class is" if others == 1 else "classes are"
         lines.append(f"{others:,} other {words} neither true nor answered here")
     return lines

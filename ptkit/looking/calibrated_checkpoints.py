@@ -20,14 +20,10 @@ def calibrate(
     path: Path,
     list_file: Path,
     wishes: Wishes,
-    *,
-    device: str = "auto",
-    workers: int = 0,
-    on_bad: str = "stop",
-    root: Path | None = None,
+    **how: Any,
 ) -> tuple[Calibration, Weights, Path | None]:
     """Calibrate a checkpoint in its place; return what was found, the checkpoint as it was, and
-    where that is kept if it was not calibrated before.
+    where that is kept if it was not calibrated before. how: see `calibrate_list`.
 
     Raises:
         CheckpointError, DataError, UsageError: see `calibrate_list`.
@@ -37,9 +33,7 @@ def calibrate(
         # Read again: training may have saved a better one before it let its run go.
         subject = subject_of(_checkpoint(path))
         weights = subject.weights
-        found = calibrate_list(
-            subject, list_file, wishes, device=device, workers=workers, on_bad=on_bad, root=root
-        )
+        found = calibrate_list(subject, list_file, wishes, **how)
         old = weights.checkpoint or {}
         kept = _save(weights.path, calibrated(old, found), old)
         return found, weights, None if kept is None else weights.shown_path.with_name(kept)

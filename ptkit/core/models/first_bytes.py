@@ -62,7 +62,7 @@ def first_bytes(path: Path) -> bytes:
             ) from None
         # Of a folder of runs, as runs itself.
         runs = list(path.parent.glob("*/ckpt.pkl")) if path.name == "ckpt.pkl" else []
-        newest = max(runs, key=lambda run: run.stat().st_mtime, default=None)
+        newest = max(runs, key=lambda run: run.lstat().st_mtime, default=None)
         hint = "" if newest is None else f"; there is {newest.parent}"
         raise CheckpointError(
             f"no file {path}: expected a checkpoint, a run folder or a file of weights{hint}"

@@ -130,9 +130,8 @@ class Fetch:
 
     def refusal(self, error: Exception) -> PtkitError:
         """Return what to say when torchvision could not get or read its files."""
-        # Of several mirrors the first is the maintained one.
-        url = self.urls.get(base_of(self.url), [self.url])[0]
-        by_hand = f"put {url} into a folder on this machine and pass --from FOLDER"
+        mirrors = " or ".join(dict.fromkeys(self.urls.get(base_of(self.url), [self.url])))
+        by_hand = f"put {mirrors} into a folder on this machine and pass --from FOLDER"
         if self.error is not None:
             reason = reason_of(getattr(self.error, "reason", None) or self.error)
             why = re.sub(r"\[Errno -?\d+\] ", "", reason)

@@ -393,7 +393,7 @@ def refusal(step: Step, error: Exception) -> UsageError:
     the step, and raised as it is.
     """
     if is_out_of_memory(error):
-        raise error
+        raise MemoryError(str(error)) if isinstance(error, cv2.error) else error
     reason = " ".join(str(error).split())
     if not isinstance(error, ValueError | TypeError | RuntimeError):
         reason = f"{type(error).__name__}: {reason}"

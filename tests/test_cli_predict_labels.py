@@ -259,6 +259,8 @@ def test_classes_that_no_image_has_or_gets_are_only_counted(here):
     others = len(CLASSES) - len(answers)
     assert others > 0
     assert f"{others} other class" in shown
+    rows = shown[shown.index("precision  recall") :].splitlines()[1:]
+    assert {row.split()[0] for row in rows[: len(answers)]} == answers
 
 
 def test_answers_of_several_labels_are_not_what_is_true(here):

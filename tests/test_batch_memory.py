@@ -31,19 +31,24 @@ def test_memory_comes_again_when_no_view_of_it_is_left():
     assert memory.floats((3, 2)).shape == (3, 2)
 
 
+# In images: of one step, and before the first batch is used. A batch has 10 of them.
+@pytest.mark.parametrize(("at_once", "ahead"), [(4, 10), (10, 20), (20, 40), (40, 40)])
 @pytest.mark.parametrize("calls", [["RandomCrop(9, padding=2)"], ["TenCrop(7)"], ["Grayscale()"]])
-def test_batches_made_in_parts_are_those_that_are_made_at_once(calls, monkeypatch):
+def test_batches_do_not_depend_on_how_many_are_made_together(calls, at_once, ahead, monkeypatch):
     pipeline = Pipeline.parse([*calls, "ToTensor()", "Normalize(mean=[0.5], std=[0.2])"])
-    pixels = np.random.default_rng(0).integers(0, 256, (23, 9, 9, 3), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (43, 9, 9, 3), np.uint8)
     if calls == ["Grayscale()"]:
         pixels = pixels[..., :1]
-    kept = InMemory(pixels, np.arange(23), pipeline)
-    indices = np.random.default_rng(1).permutation(23)
+    kept = InMemory(pixels, np.arange(43), pipeline)
+    indices = np.random.default_rng(1).permutation(43)
     draws = pipeline.draws(0, epoch=1, keys=indices)
-    parts = [(indices[k : k + 10], draws[k : k + 10]) for k in (0, 10, 20)]
-    expected = [images for images, _ in kept.batches(parts)]
-    monkeypatch.setattr(in_memory, "_BYTES_AT_ONCE", 4 * pixels[0].nbytes)
-    found = [images for images, _ in kept.batches(parts)]
-    for mine, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(mine, other, rtol=0, atol=0)
-        assert mine.stride() == other.stride()
+    parts = [(indices[k : k + 10], draws[k : k + 10]) for k in range(0, 43, 10)]
+    monkeypatch.setattr(in_memory, "_BYTES_AT_ONCE", at_once * pixels[0].nbytes)
+    monkeypatch.setattr(in_memory, "_BYTES_AHEAD", ahead * pixels[0].nbytes)
+    found = list(kept.batches(parts))
+    for (images, labels), (some, own) in zip(found, parts, strict=True):
+        augmented = torch.from_numpy(pipeline.apply_to_batch(pixels[some], own))
+        alone = pipeline.finish_on_device(augmented, own)
+        torch.testing.assert_close(images, alone, rtol=0, atol=0)
+        assert images.stride() == alone.stride()
+        assert labels.tolist() == some.tolist()

@@ -16,7 +16,10 @@ from ptkit.core.data.loading.batch_memory import BatchMemory
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.data.transforms.spec import Draws
 
-# How many bytes of pixels are augmented at once on a CPU, where they should stay in a core's cache.
+# Bytes of pixels that are augmented before the model goes on. While it runs, the code and arrays of
+# these steps leave the core's cache: the first call takes three times as long as the next one.
+_BYTES_AHEAD = 1 << 22
+# Bytes of pixels in one step, where larger batches should stay in a core's cache.
 _BYTES_AT_ONCE = 1 << 19
 
 
@@ -44,38 +47,50 @@ class InMemory:
         """
         remaining = iter(selections)
         for first in remaining:
-            # Small batches are made several at a time.
-            num_bytes = max(len(first[0]) * self.pixels[0].nbytes, 1)
-            several = [first, *islice(remaining, max(_BYTES_AT_ONCE // num_bytes, 1) - 1)]
-            indices, draws = (
-                several[0] if len(several) == 1 else map(np.concatenate, zip(*several, strict=True))
-            )
-            # A matrix product may round differently for another batch size, so these steps get
-            # one batch at a time.
-            if self.pipeline.plan.float_steps:
-                pixels = self._unfinished(indices, draws)
-            else:
-                pixels = self._in_parts(indices, draws)
-            labels = torch.from_numpy(self.labels[indices])
-            counts = [len(some) for some, _ in several]
-            # The crops may be among the steps still to come.
-            crops = len(pixels) // len(indices)
-            parts = zip(
-                several, _split(pixels, counts, each=crops), _split(labels, counts), strict=True
-            )
-            for (_, own), images, some in parts:
-                if self.pipeline.plan.float_steps:
-                    images = self.pipeline.finish_on_device(images, own)
-                yield images, some
+            num_bytes = len(first[0]) * self.pixels[0].nbytes
+            several = [first, *islice(remaining, _number(_BYTES_AHEAD, num_bytes) - 1)]
+            is_small = num_bytes <= _BYTES_AT_ONCE or bool(self.pipeline.plan.float_steps)
+            made = self._ahead(several) if is_small else map(self._in_parts, several)
+            indices, _ = _joined(several)
+            labels = _split(torch.from_numpy(self.labels[indices]), several)
+            yield from zip(made, labels, strict=True)
+
+    def _ahead(self, several: Sequence[Selection]) -> Iterator[Tensor]:
+        """Yield the images of some batches, float32 (n * num_crops, C, H, W), whose pixels are all
+        augmented before the first is used.
+        """
+        # Batches of tiny images are less than one step's worth.
+        together = _number(_BYTES_AT_ONCE, len(several[0][0]) * self.pixels[0].nbytes)
+        groups = [several[k : k + together] for k in range(0, len(several), together)]
+        augmented = [self._unfinished(*_joined(group)) for group in groups]
+        for pixels, group in zip(augmented, groups, strict=True):
+            yield from self._finished(pixels, group)
+
+    def _finished(self, pixels: Tensor, group: Sequence[Selection]) -> Iterator[Tensor]:
+        """Yield the images of batches whose pixels are augmented, float32 (n * num_crops, C, H, W).
+
+        pixels: of all of them, uint8 (m, H, W, C).
+        """
+        # The crops may be among the steps still to come.
+        crops = len(pixels) // sum(len(indices) for indices, _ in group)
+        if not self.pipeline.plan.float_steps:
+            out = self.memory.floats(pixels.shape)
+            yield from _split(self.pipeline.normalise_batch(pixels, out=out), group, each=crops)
+            return
+        # A matrix product may round differently for another batch size, so these steps get one
+        # batch at a time.
+        for part, (_, draws) in zip(_split(pixels, group, each=crops), group, strict=True):
+            yield self.pipeline.finish_on_device(part, draws)
 
     def _unfinished(self, indices: Indices, draws: Draws) -> Tensor:
         """Return uint8 (n * num_crops, H, W, C)."""
         # Indexing copies: the steps may write into the batch, and never reach what is kept.
         return torch.from_numpy(self.pipeline.apply_to_batch(self.pixels[indices], draws))
 
-    def _in_parts(self, indices: Indices, draws: Draws) -> Tensor:
-        """Return float32 (n * num_crops, C, H, W), in memory that was a batch's before."""
-        step = max(_BYTES_AT_ONCE // max(self.pixels[0].nbytes, 1), 1)
+    def _in_parts(self, selection: Selection) -> Tensor:
+        """Return a batch, float32 (n * num_crops, C, H, W), in memory that was a batch's before."""
+        indices, draws = selection
+        step = _number(_BYTES_AT_ONCE, self.pixels[0].nbytes)
         whole = crops = None
         for start in range(0, len(indices), step):
             part = slice(start, start + step)
@@ -89,8 +104,20 @@ class InMemory:
         return whole.permute(0, 3, 1, 2)
 
 
-def _split(tensor: Tensor, counts: Sequence[int], *, each: int = 1) -> Sequence[Tensor]:
-    """Return parts of counts * each rows; a single part is not cut, which saves a hundredth of the
-    work.
-    """
-    return [tensor] if len(counts) == 1 else torch.split(tensor, [count * each for count in counts])
+def _joined(several: Sequence[Selection]) -> Selection:
+    """Return the images of some batches as one; a single batch is not copied."""
+    if len(several) == 1:
+        return several[0]
+    return Selection(*map(np.concatenate, zip(*several, strict=True)))
+
+
+def _split(tensor: Tensor, several: Sequence[Selection], *, each: int = 1) -> Sequence[Tensor]:
+    """Return the part of each batch, `each` rows an image; a single part is not cut."""
+    if len(several) == 1:
+        return [tensor]
+    return torch.split(tensor, [len(indices) * each for indices, _ in several])
+
+
+def _number(num_bytes: int, each: int) -> int:
+    """Return how many things of a size make up so many bytes, at least one."""
+    return max(num_bytes // max(each, 1), 1)

@@ -205,28 +205,34 @@ def _pad_batch(t: v2.RandomCrop, images: Pixels, padding: list[int]) -> Pixels:
         padded = F.pad(tensor, padding, fill=t.fill, padding_mode=t.padding_mode)
         return np.ascontiguousarray(padded.permute(0, 2, 3, 1).numpy())
     n, height, width, channels = images.shape
-    # Zeros are the usual case: numpy copies rows of pixels, where F.pad would go through planes.
+    # Zeros are the usual case: whole rows are copied, where F.pad would go through planes.
     padded = np.zeros((n, height + top + bottom, width + left + right, channels), np.uint8)
-    padded[:, top : top + height, left : left + width] = images
+    inside = padded.reshape(n, -1, padded.shape[2] * channels)
+    inside = inside[:, top : top + height, left * channels : (left + width) * channels]
+    row = _row(width * channels)
+    inside.view(row)[:] = images.reshape(n, height, width * channels).view(row)
     return padded
 
 
 def _windows(
     images: Pixels, top: npt.NDArray[np.int64], left: npt.NDArray[np.int64], size: Size
 ) -> Pixels:
-    """Cut one window out of each image of a contiguous batch.
-
-    The rows of all windows are gathered by one numpy index over opaque elements of a row's length:
-    3 times faster than torch's strided windows, which move every byte on its own.
-    """
+    """Cut one window out of each image of a contiguous batch."""
     n, height, width, channels = images.shape
-    row = np.dtype((np.void, size[1] * channels))
-    flat = np.ascontiguousarray(images).reshape(-1)
-    every_start = np.ndarray((flat.size - row.itemsize + 1,), row, flat, 0, (1,))
-    corner = (np.arange(n) * height + top) * (width * channels) + left * channels
-    starts = corner[:, None] + np.arange(size[0]) * (width * channels)
-    windows: Pixels = every_start[starts.reshape(-1)].view(np.uint8)
+    # The rows of every window that there is; they share their memory. One numpy index takes those
+    # of a window of each image, 4 times faster than torch's strided windows, which move every byte
+    # on its own.
+    shape = (n, height - size[0] + 1, width - size[1] + 1, size[0])
+    whole, across = height * width * channels, width * channels
+    strides = (whole, across, channels, across)
+    rows = np.ndarray(shape, _row(size[1] * channels), np.ascontiguousarray(images), 0, strides)
+    windows: Pixels = rows[np.arange(n), top, left].view(np.uint8)
     return windows.reshape(n, *size, channels)
+
+
+def _row(num_bytes: int) -> np.dtype[np.void]:
+    """Return the type of a row of pixels, which numpy moves as one piece."""
+    return np.dtype((np.void, num_bytes))
 
 
 _FIVE_CROP = Spec(

@@ -49,8 +49,10 @@ def horizontal_flip_batch(t: Any, images: Pixels, draws: Draws) -> Pixels:
             cv2.flip(image, 1, image)
     elif len(chosen):
         # All rows as one tall image: one call instead of n.
-        rows = images[chosen].reshape(-1, *images.shape[2:])
-        images[chosen] = np.reshape(cv2.flip(rows, 1), (-1, *images.shape[1:]))
+        some = images[chosen]
+        rows = some.reshape(-1, *images.shape[2:])
+        cv2.flip(rows, 1, rows)
+        images[chosen] = some
     return images
 
 

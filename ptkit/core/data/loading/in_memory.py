@@ -16,10 +16,11 @@ from ptkit.core.data.loading.batch_memory import BatchMemory
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.data.transforms.spec import Draws
 
-# Bytes of pixels that are augmented before the model goes on. While it runs, the code and arrays of
-# these steps leave the core's cache: the first call takes three times as long as the next one.
+# Bytes of pixels to augment ahead of the model. Running the model pushes the code and arrays of
+# these steps out of the core's cache: the first call after it takes three times as long as the
+# next.
 _BYTES_AHEAD = 1 << 22
-# Bytes of pixels in one step, where larger batches should stay in a core's cache.
+# Most bytes of pixels in one call, so that they stay in a core's cache.
 _BYTES_AT_ONCE = 1 << 19
 
 
@@ -48,28 +49,32 @@ class InMemory:
         remaining = iter(selections)
         for first in remaining:
             num_bytes = len(first[0]) * self.pixels[0].nbytes
-            several = [first, *islice(remaining, _number(_BYTES_AHEAD, num_bytes) - 1)]
-            is_small = num_bytes <= _BYTES_AT_ONCE or bool(self.pipeline.plan.float_steps)
-            made = self._ahead(several) if is_small else map(self._in_parts, several)
-            indices, _ = _joined(several)
+            # Steps for floats need a whole batch, so a large one is not divided.
+            if num_bytes > _BYTES_AT_ONCE and not self.pipeline.plan.float_steps:
+                yield self._in_parts(first), torch.from_numpy(self.labels[first[0]])
+                continue
+            # Each crop of an image takes as much memory as the image.
+            ahead = _num_fitting(_BYTES_AHEAD, num_bytes * self.pipeline.num_crops)
+            several = [first, *islice(remaining, ahead - 1)]
+            indices = np.concatenate([some for some, _ in several])
             labels = _split(torch.from_numpy(self.labels[indices]), several)
-            yield from zip(made, labels, strict=True)
+            yield from zip(self._ahead(several), labels, strict=True)
 
     def _ahead(self, several: Sequence[Selection]) -> Iterator[Tensor]:
-        """Yield the images of some batches, float32 (n * num_crops, C, H, W), whose pixels are all
-        augmented before the first is used.
+        """Yield the images of each batch, float32 (n * num_crops, C, H, W); the pixels of all are
+        augmented before the first is yielded.
         """
-        # Batches of tiny images are less than one step's worth.
-        together = _number(_BYTES_AT_ONCE, len(several[0][0]) * self.pixels[0].nbytes)
+        # Several batches of tiny images fill one call.
+        together = _num_fitting(_BYTES_AT_ONCE, len(several[0][0]) * self.pixels[0].nbytes)
         groups = [several[k : k + together] for k in range(0, len(several), together)]
         augmented = [self._unfinished(*_joined(group)) for group in groups]
         for pixels, group in zip(augmented, groups, strict=True):
             yield from self._finished(pixels, group)
 
     def _finished(self, pixels: Tensor, group: Sequence[Selection]) -> Iterator[Tensor]:
-        """Yield the images of batches whose pixels are augmented, float32 (n * num_crops, C, H, W).
+        """Yield the images of each batch of a group, float32 (n * num_crops, C, H, W).
 
-        pixels: of all of them, uint8 (m, H, W, C).
+        pixels: the group's, augmented, uint8 (m, H, W, C).
         """
         # The crops may be among the steps still to come.
         crops = len(pixels) // sum(len(indices) for indices, _ in group)
@@ -90,7 +95,7 @@ class InMemory:
     def _in_parts(self, selection: Selection) -> Tensor:
         """Return a batch, float32 (n * num_crops, C, H, W), in memory that was a batch's before."""
         indices, draws = selection
-        step = _number(_BYTES_AT_ONCE, self.pixels[0].nbytes)
+        step = _num_fitting(_BYTES_AT_ONCE, self.pixels[0].nbytes)
         whole = crops = None
         for start in range(0, len(indices), step):
             part = slice(start, start + step)
@@ -105,7 +110,7 @@ class InMemory:
 
 
 def _joined(several: Sequence[Selection]) -> Selection:
-    """Return the images of some batches as one; a single batch is not copied."""
+    """Return several selections as one; a single one is returned as it is."""
     if len(several) == 1:
         return several[0]
     return Selection(*map(np.concatenate, zip(*several, strict=True)))
@@ -118,6 +123,6 @@ def _split(tensor: Tensor, several: Sequence[Selection], *, each: int = 1) -> Se
     return torch.split(tensor, [len(indices) * each for indices, _ in several])
 
 
-def _number(num_bytes: int, each: int) -> int:
-    """Return how many things of a size make up so many bytes, at least one."""
+def _num_fitting(num_bytes: int, each: int) -> int:
+    """Return how many items of `each` bytes fit into `num_bytes`, at least one."""
     return max(num_bytes // max(each, 1), 1)

@@ -207,21 +207,22 @@ def _pad_batch(t: v2.RandomCrop, images: Pixels, padding: list[int]) -> Pixels:
     n, height, width, channels = images.shape
     # Zeros are the usual case: whole rows are copied, where F.pad would go through planes.
     padded = np.zeros((n, height + top + bottom, width + left + right, channels), np.uint8)
-    inside = padded.reshape(n, -1, padded.shape[2] * channels)
-    inside = inside[:, top : top + height, left * channels : (left + width) * channels]
+    rows = padded.reshape(n, padded.shape[1], padded.shape[2] * channels)
+    inside = rows[:, top : top + height, left * channels : (left + width) * channels]
     row = _row(width * channels)
-    inside.view(row)[:] = images.reshape(n, height, width * channels).view(row)
+    whole = np.ascontiguousarray(images).reshape(n, height, width * channels)
+    inside.view(row)[:] = whole.view(row)
     return padded
 
 
 def _windows(
     images: Pixels, top: npt.NDArray[np.int64], left: npt.NDArray[np.int64], size: Size
 ) -> Pixels:
-    """Cut one window out of each image of a contiguous batch."""
+    """Cut one window out of each image of a batch."""
     n, height, width, channels = images.shape
-    # The rows of every window that there is; they share their memory. One numpy index takes those
-    # of a window of each image, 4 times faster than torch's strided windows, which move every byte
-    # on its own.
+    # A view of the rows of every possible window, which overlap in memory. One numpy index copies
+    # those of each image's window: 4 times faster than torch's strided windows, which move every
+    # byte on its own.
     shape = (n, height - size[0] + 1, width - size[1] + 1, size[0])
     whole, across = height * width * channels, width * channels
     strides = (whole, across, channels, across)

@@ -49,10 +49,9 @@ def horizontal_flip_batch(t: Any, images: Pixels, draws: Draws) -> Pixels:
             cv2.flip(image, 1, image)
     elif len(chosen):
         # All rows as one tall image: one call instead of n.
-        some = images[chosen]
-        rows = some.reshape(-1, *images.shape[2:])
+        rows = images[chosen].reshape(-1, *images.shape[2:])
         cv2.flip(rows, 1, rows)
-        images[chosen] = some
+        images[chosen] = rows.reshape(-1, *images.shape[1:])
     return images
 
 

@@ -33,7 +33,7 @@ define installed
 endef
 
 # The benchmarks, in the order in which `make bench` runs them; splitting first, because deleting slows ext4 down.
-BENCHMARKS = split startup normstats decode batches train recording precision evaluate memory scale slow-disk many-cores accuracy \
+BENCHMARKS = split startup normstats decode batches steps train recording precision evaluate memory scale slow-disk many-cores accuracy \
 	recipes photos fits digits catalogue transforms check diagnose processes survey eject export unknown
 
 .PHONY: demo test check package site faults bench bench-start bench-table bench-docs bench-ready bench-images bench-peers install install-dev \
@@ -90,6 +90,9 @@ bench-decode: bench-ready
 bench-batches: bench-ready
 	$(BENCH) benchmarks/bench_batches.py small "$(IMAGES)" --device $(DEVICE)
 	$(BENCH) benchmarks/bench_batches.py photos "$(PHOTOS)" --device $(DEVICE)
+
+bench-steps: bench-ready
+	$(BENCH) benchmarks/bench_steps.py "$(IMAGES)"
 
 bench-train: bench-ready
 	$(BENCH) benchmarks/bench_train.py lenet-16 "$(IMAGES)" --device $(DEVICE)

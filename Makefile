@@ -33,8 +33,8 @@ define installed
 endef
 
 # The benchmarks, in the order in which `make bench` runs them; splitting first, because deleting slows ext4 down.
-BENCHMARKS = split startup normstats decode batches steps train recording precision evaluate memory scale slow-disk many-cores accuracy \
-	recipes photos fits digits catalogue transforms check diagnose processes survey eject export unknown
+BENCHMARKS = split startup normstats decode batches steps train recording precision evaluate memory scale slow-disk many-cores \
+	accuracy recipes photos fits digits catalogue transforms check diagnose processes survey eject export unknown
 
 .PHONY: demo test check package site faults bench bench-start bench-table bench-docs bench-ready bench-images bench-peers install install-dev \
 	$(BENCHMARKS:%=bench-%)

@@ -14,16 +14,14 @@ from collections.abc import Callable, Iterator
 from itertools import cycle
 from pathlib import Path
 
-from common import arguments, at_least, begin, figures_in_turns, image_paths, report, write_lists
+from common import arguments, at_least, begin, image_paths, report, write_lists
 
 from ptkit.core.machine import prepare_environment
 
 prepare_environment()
 
-import torch  # noqa: E402
-from sides.networks import READY_BATCHES, network  # noqa: E402
+from sides.networks import make_step, ready_batches  # noqa: E402
 from torch import Tensor  # noqa: E402
-from torch.nn import functional as F  # noqa: E402
 
 from ptkit.core.config.layers import resolve  # noqa: E402
 from ptkit.core.data.loading.batches import Batches  # noqa: E402
@@ -34,9 +32,11 @@ from ptkit.core.training.setup_data import prepare_data  # noqa: E402
 NUM_VALID = 32
 # Batches in memory, with labels.
 Ready = Iterator[tuple[Tensor, Tensor]]
-# Steps of a turn, the first of which does not count: its side was not in the cache; turns of a
-# round; and the number of images.
-PIECE, PIECES, NUM_IMAGES = 11, 15, 50_000
+# Steps of a turn; the first does not count, as what its side needs was not in the cache.
+PIECE = 11
+# Turns of a round.
+PIECES = 15
+NUM_IMAGES = 50_000
 
 
 def main() -> None:
@@ -54,22 +54,18 @@ def main() -> None:
 
 def measure(file: Path, *, batch_size: int, rounds: int) -> None:
     batches = prepared(file, batch_size)
-    sides = {"made": made(batches), "ready": ready(batch_size)}
-    step = make_step()
-    seconds: dict[str, list[float]] = {}
-
-    def round_of(_: int) -> float:
-        seconds.update((name, []) for name in sides)
+    sides = {"made": made(batches), "ready": cycle(ready_batches(batch_size, 32, "cpu"))}
+    step = make_step("lenet", device="cpu", dtype=None)
+    figures: dict[str, list[float]] = {name: [] for name in sides}
+    # The first round does not count.
+    for number in range(-1, rounds):
+        seconds: dict[str, list[float]] = {name: [] for name in sides}
         for _ in range(PIECES):
             for name, side in sides.items():
                 seconds[name] += times(step, side)[1:]
-        return rate("made")
-
-    def rate(name: str) -> float:
-        return batch_size * len(seconds[name]) / sum(seconds[name])
-
-    # Both are measured in the first run of a round; the second only reads its figure.
-    figures = figures_in_turns({"made": round_of, "ready": lambda _: rate("ready")}, rounds=rounds)
+        for name, some in seconds.items():
+            if number >= 0:
+                figures[name].append(batch_size * len(some) / sum(some))
     report(
         f"steps of `lenet` at 32, batch {batch_size}: crop, flip, normalise",
         figures["made"],
@@ -101,28 +97,6 @@ def made(batches: Batches) -> Ready:
     while True:
         epoch += 1
         yield from ((batch.images, batch.labels) for batch in batches.epoch(epoch))
-
-
-def ready(batch_size: int) -> Ready:
-    images = torch.randn(READY_BATCHES, batch_size, 3, 32, 32)
-    labels = torch.randint(10, (READY_BATCHES, batch_size))
-    some = [part.contiguous(memory_format=torch.channels_last) for part in images]
-    return cycle(zip(some, labels, strict=True))
-
-
-def make_step() -> Callable[[Tensor, Tensor], None]:
-    """Return a function that makes one optimizer step, as `make_alone` of sides/networks.py."""
-    model = network("lenet", 10).to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.SGD(
-        model.parameters(), 0.001, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True
-    )
-
-    def step(images: Tensor, labels: Tensor) -> None:
-        optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(model(images), labels, label_smoothing=0.1).backward()
-        optimizer.step()
-
-    return step
 
 
 def times(step: Callable[[Tensor, Tensor], None], side: Ready) -> list[float]:

@@ -47,13 +47,10 @@ def make_alone(
 
     Batches are in memory, channels last; dtype: of autocast, or None.
     """
-    model = network(name, 10).to(device, memory_format=torch.channels_last).train()
-    optimizer = torch.optim.SGD(
-        model.parameters(), 0.001, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True
+    step, ready = (
+        make_step(name, device=device, dtype=dtype),
+        ready_batches(batch_size, size, device),
     )
-    images = torch.randn(READY_BATCHES, batch_size, 3, size, size).to(device)
-    ready = [some.contiguous(memory_format=torch.channels_last) for some in images]
-    labels = torch.randint(10, (READY_BATCHES, batch_size), device=device)
 
     def run(num_steps: int) -> float:
         # As long as it runs, the kernels that are tried out are won back.
@@ -61,16 +58,39 @@ def make_alone(
         wait_for(device)
         start = time.perf_counter()
         for number in range(num_steps):
-            optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(device, dtype, enabled=dtype is not None):
-                outputs = model(ready[number % READY_BATCHES])
-            F.cross_entropy(outputs, labels[number % READY_BATCHES], label_smoothing=0.1).backward()
-            optimizer.step()
+            step(*ready[number % READY_BATCHES])
         wait_for(device)
         torch.backends.cudnn.benchmark = before
         return num_steps * batch_size / (time.perf_counter() - start)
 
     return run
+
+
+def make_step(
+    name: str, *, device: str, dtype: torch.dtype | None
+) -> Callable[[Tensor, Tensor], None]:
+    """Return a function that makes one optimizer step on images and labels."""
+    model = network(name, 10).to(device, memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(
+        model.parameters(), 0.001, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True
+    )
+
+    def step(images: Tensor, labels: Tensor) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device, dtype, enabled=dtype is not None):
+            outputs = model(images)
+        F.cross_entropy(outputs, labels, label_smoothing=0.1).backward()
+        optimizer.step()
+
+    return step
+
+
+def ready_batches(batch_size: int, size: int, device: str) -> list[tuple[Tensor, Tensor]]:
+    """Return images, channels last, and labels of ten classes, in memory."""
+    images = torch.randn(READY_BATCHES, batch_size, 3, size, size).to(device)
+    some = [part.contiguous(memory_format=torch.channels_last) for part in images]
+    labels = torch.randint(10, (READY_BATCHES, batch_size), device=device)
+    return list(zip(some, labels, strict=True))
 
 
 def wait_for(device: str) -> None:

@@ -16,7 +16,7 @@ from ptkit.core.data import images as decoder
 from ptkit.core.data import keyed
 from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.lists import read_list
-from ptkit.core.data.loading.batches import Batches
+from ptkit.core.data.loading.batches import Batch, Batches
 from ptkit.core.data.loading.decoding import decode_all
 from ptkit.core.data.loading.kept import Kept
 from ptkit.core.data.transforms.catalogue import build_transform, num_draws, spec_of
@@ -496,6 +496,32 @@ def test_transform_that_does_not_fit_is_a_usage_error(run, calls, keep):
         UsageError, match=r"^RandomCrop cannot be applied: RandomCrop of 9×9 from an image of 8×8"
     ):
         list(batches.epoch(0))
+
+
+def test_what_a_gpu_says_late_is_no_fault_of_a_transform():
+    def late(*_):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    pipeline = Pipeline.parse(["Resize((8, 8))", "RandomHorizontalFlip()", "ToTensor()"])
+    (step,) = pipeline.plan.batch_steps
+    failing = replace(step, spec=replace(step.spec, batch=late))
+    plan = replace(pipeline.plan, batch_steps=(failing,))
+    with pytest.raises(RuntimeError, match="device-side assert") as error:
+        replace(pipeline, plan=plan).apply_to_batch(
+            np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 1))
+        )
+    assert not isinstance(error.value, PtkitError)
+
+
+def test_outputs_of_crops_are_averaged_in_float32():
+    images = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    batch = Batch(images, torch.zeros(3, dtype=torch.int64), np.arange(3), num_crops=2)
+    model = torch.nn.Linear(3, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        each = model(images)
+    assert each.dtype == torch.bfloat16
+    found = batch.outputs(model, torch.bfloat16)
+    assert torch.equal(found, each.float().view(3, 2, 4).mean(1))
 
 
 def test_worker_processes_end_with_an_error_and_when_closed(run, with_bad_image):

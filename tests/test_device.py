@@ -1,5 +1,6 @@
 """What a run asks of its device."""
 
+import contextlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,6 +10,7 @@ import torch
 
 from ptkit.core.device import (
     begin_copy,
+    exact_products,
     is_out_of_memory,
     loading_kernels,
     prepare_device,
@@ -95,12 +97,30 @@ def test_kernels_are_not_left_loading_where_the_block_fails(monkeypatch):
         "CUDA error: out of memory",
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
         "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
         "MPS backend out of memory (MPS allocated: 8.9 GB, max allowed: 9.1 GB)",
     ],
 )
 def test_memory_that_is_used_up_is_known_by_its_words(text):
     assert is_out_of_memory(RuntimeError(text))
     assert not is_out_of_memory(ValueError(text))
+
+
+@pytest.mark.parametrize(("free", "expected"), [(1 << 30, True), (40 << 30, False)])
+def test_a_convolution_without_a_plan_lacked_memory_where_little_is_free(
+    monkeypatch, free, expected
+):
+    total = 80 << 30
+    for name, value in {
+        "is_initialized": True,
+        "mem_get_info": (free - (1 << 28), total),
+        # What torch keeps for itself is free too.
+        "memory_reserved": 1 << 28,
+        "memory_allocated": 0,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    error = RuntimeError("FIND was unable to find an engine to execute this computation")
+    assert is_out_of_memory(error) is expected
 
 
 def test_opencv_says_it_by_a_number():
@@ -121,10 +141,25 @@ def test_a_run_that_is_not_deterministic_follows_one_that_was(monkeypatch):
     try:
         prepare_device(device, deterministic=True)
         assert torch.are_deterministic_algorithms_enabled()
+        # A decoder writes at once, and the filling would come after it.
+        assert not torch.utils.deterministic.fill_uninitialized_memory
     finally:
         prepare_device(device, deterministic=False)
     assert not torch.are_deterministic_algorithms_enabled()
     assert not torch.backends.cudnn.deterministic
+
+
+def test_products_of_pixels_are_exact_and_those_of_the_model_as_before():
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high")
+        with contextlib.suppress(ValueError), exact_products(torch.device("cuda")):
+            inside = torch.get_float32_matmul_precision()
+            raise ValueError("shapes")
+        assert inside == "highest"
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def test_the_device_that_is_waited_for_is_the_one_that_is_named(monkeypatch):

@@ -171,6 +171,15 @@ def test_kernels_are_tried_out_for_full_batches_alone(
     assert not torch.backends.cudnn.benchmark
 
 
+def test_kernels_are_not_left_to_be_tried_out_where_an_epoch_fails(training) -> None:
+    def fail(_progress):
+        raise ValueError("the disk is full")
+
+    with pytest.raises(ValueError, match="the disk is full"):
+        train_epoch(replace(training, tries_kernels=True), 1, fail)
+    assert not torch.backends.cudnn.benchmark
+
+
 def test_a_look_before_the_first_epoch_chooses_no_kernels_for_it() -> None:
     # What cuDNN keeps for deterministic kernels is kept apart.
     with passing_look():

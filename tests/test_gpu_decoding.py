@@ -3,6 +3,10 @@ decoder on the CPU.
 """
 
 import io
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
+from queue import LifoQueue
 
 import numpy as np
 import pytest
@@ -10,6 +14,7 @@ import torch
 from PIL import Image
 from tiny_data import write_list
 from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.transforms import InterpolationMode
 
 import ptkit
 from ptkit.core.data import images as decoder
@@ -19,7 +24,9 @@ from ptkit.core.data.loading import batches as batches_module
 from ptkit.core.data.loading import gpu_decoding
 from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.loading.gpu_decoding import GpuDecoder, can_decode, gpu_decoder
+from ptkit.core.data.transforms import pipeline as pipeline_module
 from ptkit.core.data.transforms.pipeline import Pipeline
+from ptkit.core.data.transforms.spec import MOST_MODES
 from ptkit.core.errors import DataError, UsageError
 
 # Newer versions of torchvision send people to torchcodec.
@@ -155,33 +162,128 @@ def test_one_that_the_gpu_refuses_is_decoded_as_usual():
     assert [image is None for image in found] == [False, True, False, False]
 
 
-def test_memory_that_is_used_up_is_no_refusal(monkeypatch):
+@pytest.fixture
+def decoder_for(monkeypatch):
+    """Return a function that chooses among decoders for a GPU that is not there."""
+    device = torch.device("cuda")
+    monkeypatch.setattr(GpuDecoder, "own_stream", lambda _: nullcontext())
+
+    def choose(*decoders, calls=CALLS):
+        monkeypatch.setattr(gpu_decoding, "_decode_functions", lambda _: iter(decoders))
+        return gpu_decoder(device, Pipeline.parse(calls).for_device(device))
+
+    return choose
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        # nvJPEG says it by a number.
+        RuntimeError("Failed to decode batch: 5\nException raised from decode"),
+    ],
+)
+def test_memory_that_is_used_up_is_no_refusal(decoder_for, error):
     def decode(images):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     with pytest.raises(torch.OutOfMemoryError):
         GpuDecoder(CPU, decode).images([encoded(), encoded()])
-    monkeypatch.setattr(gpu_decoding, "_decode_function", lambda _: decode)
-    device = torch.device("cuda")
     with pytest.raises(torch.OutOfMemoryError):
-        gpu_decoder(device, Pipeline.parse(CALLS).for_device(device))
+        decoder_for(decode, OnCpu())
 
 
-def test_a_decoder_that_cannot_decode_is_refused_before_training(monkeypatch):
-    def decode(images):
-        raise RuntimeError("torchvision not compiled with nvJPEG support\nmore")
+def refusing(images):
+    raise RuntimeError("not compiled with nvJPEG support\nmore")
 
-    monkeypatch.setattr(gpu_decoding, "_decode_function", lambda _: decode)
-    device = torch.device("cuda")
-    expected = "cannot decode here: torchvision not compiled with nvJPEG support; install"
+
+def test_a_decoder_that_cannot_decode_is_refused_before_training(decoder_for):
+    expected = "cannot decode here: not compiled with nvJPEG support; install"
     with pytest.raises(UsageError, match=expected):
-        gpu_decoder(device, Pipeline.parse(CALLS).for_device(device))
+        decoder_for(refusing)
+    with pytest.raises(UsageError, match="neither torchvision nor torchcodec has a decoder"):
+        decoder_for()
 
 
-def test_a_decoder_that_can_is_taken(monkeypatch):
-    monkeypatch.setattr(gpu_decoding, "_decode_function", lambda _: OnCpu())
-    device = torch.device("cuda")
-    assert gpu_decoder(device, Pipeline.parse(CALLS).for_device(device)).decode.num_images == 1
+def test_the_first_decoder_that_can_is_taken(decoder_for):
+    assert decoder_for(refusing, OnCpu(), refusing).decode.num_images == 1
+
+
+@pytest.mark.parametrize(
+    ("calls", "named"),
+    [
+        (
+            ["Resize((24, 24))", "RandomHorizontalFlip()", "RandomRotation(9)"],
+            r"RandomRotation\(9\)",
+        ),
+        (["RandomResizedCrop(24)", "AutoAugment()"], r"AutoAugment\(\)"),
+        (
+            ["Resize(24)", "RandomResizedCrop(24, interpolation=InterpolationMode.LANCZOS)"],
+            r"RandomResizedCrop\(24, interpolation=InterpolationMode.LANCZOS\)",
+        ),
+        (
+            ["RandomApply([Resize(24, interpolation=InterpolationMode.LANCZOS)])"],
+            r"RandomApply\(.*\)",
+        ),
+    ],
+)
+def test_the_step_that_does_not_run_on_a_gpu_is_named(decoder_for, calls, named):
+    if "LANCZOS" in named and InterpolationMode.LANCZOS not in MOST_MODES:
+        pytest.skip("refused for all tensors by this version of torch")
+    with pytest.raises(UsageError, match=f"run on the device; {named} does not"):
+        decoder_for(OnCpu(), calls=[*calls, "ToTensor()"])
+
+
+def test_an_image_that_shrinks_too_much_for_a_gpu_is_resized_on_the_cpu(monkeypatch):
+    tries = []
+
+    def apply_steps(steps, image, draws):
+        tries.append(image)
+        if len(tries) == 1:
+            raise UsageError("Resize cannot be applied: Too much shared memory required: 98304")
+        return pipeline_module.apply_steps(steps, image, draws)
+
+    monkeypatch.setattr(gpu_decoding, "apply_steps", apply_steps)
+    pipeline = Pipeline.parse(["Resize((24, 24))", "ToTensor()"])
+    image = decode_jpeg(torch.frombuffer(bytearray(encoded()), dtype=torch.uint8))
+    found = GpuDecoder(CPU, OnCpu()).batch(pipeline, [image], np.empty((1, 0)), None)
+    expected = pipeline.apply_prefix(image.permute(1, 2, 0).numpy())
+    assert np.array_equal(found[0].numpy(), expected)
+    assert len(tries) == 2
+
+
+def test_no_stream_is_used_by_two_threads_at_once(monkeypatch):
+    class Stream:
+        num_threads = 0
+
+        def synchronize(self):
+            time.sleep(0.001)
+
+    @contextmanager
+    def entered(stream):
+        stream.num_threads += 1
+        assert stream.num_threads == 1
+        try:
+            yield
+        finally:
+            stream.num_threads -= 1
+
+    streams = LifoQueue()
+    for _ in range(3):
+        streams.put(Stream())
+    monkeypatch.setattr(gpu_decoding, "_streams", lambda _: streams)
+    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "stream", entered)
+    gpu = GpuDecoder(torch.device("cuda"), OnCpu())
+
+    def work(number):
+        with suppress(ValueError), gpu.own_stream():
+            if number % 7 == 0:
+                raise ValueError("not an image")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(50)))
+    assert streams.qsize() == 3
 
 
 def test_an_image_that_cannot_be_read_is_the_usual_error(images, gpu, tmp_path):

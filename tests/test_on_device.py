@@ -10,7 +10,7 @@ from ptkit.core.data.keyed import Selection, uniforms
 from ptkit.core.data.loading import on_device as on_device_module
 from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.loading.in_memory import InMemory
-from ptkit.core.data.loading.on_device import OnDevice, can_move, move
+from ptkit.core.data.loading.on_device import OnDevice, can_move, is_moved, move
 from ptkit.core.data.loading.stored import StoredPixels
 from ptkit.core.data.transforms.pipeline import Pipeline
 
@@ -154,3 +154,16 @@ def test_pixels_that_are_in_a_file_are_moved_whole(tmp_path):
 )
 def test_pixels_move_to_the_device_if_they_fit_and_all_steps_run_there(calls, free, expected):
     assert can_move(PIXELS, parsed(calls).for_device(CUDA), free=free) is expected
+
+
+def test_images_that_two_hold_lie_on_a_device_once_and_go_with_the_last():
+    pixels = PIXELS.copy()
+    first, second = (
+        move(pixels, LABELS, parsed(calls), device=CPU, free=1 << 30)
+        for calls in (["ToTensor()"], [FLIP, "ToTensor()"])
+    )
+    assert first.pixels is second.pixels
+    del first
+    assert is_moved(pixels, CPU)
+    del second
+    assert not is_moved(pixels, CPU)

@@ -26,7 +26,11 @@ Values = tuple[Tensor | npt.NDArray[Any], ...]
 
 # How errors other than torch.OutOfMemoryError say it: torch's allocator on CPUs; CUDA (contexts,
 # pinned memory) and MPS; cuBLAS and cuDNN.
-_FULL = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
+_FULL = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
+# What torch says where none of cuDNN's plans for a convolution got its memory, or none supports it.
+_NO_PLAN = "was unable to find an engine"
+# Of a device's memory, the share that is free where a plan has not got its own.
+_NEARLY_FULL = 0.1
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -78,6 +82,9 @@ def prepare_device(device: torch.device, *, deterministic: bool) -> int:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         # Of an earlier run of this process too. warn_only: some kernels have no deterministic form.
         torch.use_deterministic_algorithms(deterministic, warn_only=True)
+        # Nothing reads memory that nothing wrote. Filling it is queued on the device: it could come
+        # after a decoder has written to it.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.set_float32_matmul_precision("highest" if deterministic else "high")
     return torch.get_num_threads()
 
@@ -141,6 +148,20 @@ def passing_look() -> Iterator[None]:
         torch.backends.cudnn.deterministic = before
 
 
+@contextmanager
+def exact_products(device: torch.device) -> Iterator[None]:
+    """Let matrix products in the block be without TF32, whatever the run has chosen."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def seed_device(device: torch.device, key: int) -> None:
     """Seed the device's own generator: torch.manual_seed takes a hundred times longer."""
     match device.type:
@@ -166,7 +187,32 @@ def is_out_of_memory(error: BaseException) -> bool:
     # OpenCV's StsNoMem.
     if type(error).__module__ == "cv2" and getattr(error, "code", None) == -4:
         return True
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in _FULL)
+    text = str(error)
+    if not isinstance(error, RuntimeError):
+        return False
+    return any(word in text for word in _FULL) or (_NO_PLAN in text and _is_nearly_full())
+
+
+def is_of_device(error: BaseException) -> bool:
+    """Say whether an error of a GPU was reported late: of work that was queued before."""
+    # Of its own kind since torch 2.8.
+    kind = getattr(torch, "AcceleratorError", None)
+    return (kind is not None and isinstance(error, kind)) or "CUDA error" in str(error)
+
+
+def free_gpu_bytes(device: torch.device | None = None) -> int:
+    """Return the memory of a CUDA device, or of the current one, that is free, for this process or
+    for any.
+    """
+    # What torch's allocator keeps for itself counts as taken for the driver.
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + unused
+
+
+def _is_nearly_full() -> bool:
+    if not torch.cuda.is_initialized():
+        return False
+    return free_gpu_bytes() < _NEARLY_FULL * torch.cuda.mem_get_info()[1]
 
 
 def release_memory(error: BaseException) -> None:
@@ -205,7 +251,7 @@ def copied(
         for name, values in items:
             yield name, tuple(sent(value, device) for value in values)
         return
-    stream = torch.cuda.Stream(device)
+    stream = _copying_stream(device)
     under_way: deque[tuple[T, tuple[Tensor, ...], torch.cuda.Event]] = deque()
     for name, values in items:
         with torch.cuda.stream(stream):
@@ -216,6 +262,12 @@ def copied(
             yield _arrived(*under_way.popleft())
     while under_way:
         yield _arrived(*under_way.popleft())
+
+
+@functools.lru_cache
+def _copying_stream(device: torch.device) -> torch.cuda.Stream:
+    # One for all epochs: torch's allocator keeps what was freed for the stream that used it.
+    return torch.cuda.Stream(device)
 
 
 def _arrived(

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ptkit.core.data.loading.batches import Batch
-from ptkit.core.data.loading.on_device import free_gpu_bytes
 from ptkit.core.device import (
     channels_last,
+    free_gpu_bytes,
     is_out_of_memory,
     passing_look,
     release_memory,

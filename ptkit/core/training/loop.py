@@ -15,7 +15,7 @@ from ptkit.core.config.settings import TrainSettings
 from ptkit.core.data.keyed import stream_key
 from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.loading.batches import Batch, Batches, Forward
-from ptkit.core.device import autocast, let_try_kernels, seed_device
+from ptkit.core.device import autocast, let_try_kernels, seed_device, trying_kernels
 from ptkit.core.distributed import share_buffers, summed_on_device
 from ptkit.core.ranks import here
 from ptkit.core.replica import Replica
@@ -216,24 +216,24 @@ def train_epoch(
     rest = training.train.epoch(epoch, first=begun.steps * accumulate, on_ready=on_ready)
     training.gauge.begin_epoch(num_steps)
     groups = training.gauge.timed(_grouped(_timed(rest, training.clock), accumulate))
-    for step, group in enumerate(groups, start=begun.steps + 1):
-        if training.tries_kernels:
-            # What a last, smaller batch could win is less than what its try-out costs.
-            full = training.train.sampling.largest_part
-            let_try_kernels(is_on=all(len(batch.indices) == full for batch in group))
-        training.schedule.set_rates(training.optimizer)
-        training.gauge.begin_step(step, training.optimizer.param_groups[0]["lr"])
-        make_step(training, group, totals)
-        training.gauge.end_step()
-        training.schedule.after_step()
-        # On a GPU looking at the loss waits for all work queued, so it is looked at rarely.
-        if totals.is_due() or step == num_steps:
-            check_finite(totals, training, epoch)
-        if on_step is not None:
-            on_step(Progress(epoch, step, num_steps, totals, time.perf_counter() - begin))
-        training.clock.lap("rest")
-    # Of validation, where every kernel runs once a batch and is soon done, still less.
-    let_try_kernels(is_on=False)
+    # Of validation, where every kernel runs once a batch and is soon done, none is tried out.
+    with trying_kernels(is_on=False):
+        for step, group in enumerate(groups, start=begun.steps + 1):
+            if training.tries_kernels:
+                # What a last, smaller batch could win is less than what its try-out costs.
+                full = training.train.sampling.largest_part
+                let_try_kernels(is_on=all(len(batch.indices) == full for batch in group))
+            training.schedule.set_rates(training.optimizer)
+            training.gauge.begin_step(step, training.optimizer.param_groups[0]["lr"])
+            make_step(training, group, totals)
+            training.gauge.end_step()
+            training.schedule.after_step()
+            # On a GPU looking at the loss waits for all work queued, so it is looked at rarely.
+            if totals.is_due() or step == num_steps:
+                check_finite(totals, training, epoch)
+            if on_step is not None:
+                on_step(Progress(epoch, step, num_steps, totals, time.perf_counter() - begin))
+            training.clock.lap("rest")
     return totals
 
 

@@ -143,6 +143,7 @@ def _prepare_training(
     dtype = dtype_for(call, asked.precision, device)
     # LBFGS flattens gradients as views, which channels_last does not allow; FSDP neither.
     channels_last = asked.channels_last and not is_lbfgs(call) and not in_parts(settings)
+    data.settle()
     # Training counts from epoch 1 and draws are keyed: this look changes no later batch.
     batch = next(data.train.epoch(0))
     model = prepare_model(settings, data, loss, start=start, channels=batch.images.shape[1])

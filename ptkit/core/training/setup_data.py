@@ -66,7 +66,6 @@ class PreparedData:
 
     def with_batch_size(self, batch_size: int) -> "PreparedData":
         """Return the same data in batches of another size; the batches of this one are closed."""
-        self.close()
         sampling = _sampling(
             self.train.sampling,
             self.train.images,
@@ -74,12 +73,21 @@ class PreparedData:
             drop_last=self.settings.drop_last,
         )
         twice = Sampling(2 * batch_size, rank=here())
-        return replace(
+        data = replace(
             self,
             train=self.train.resampled(sampling),
             valid=self.valid.resampled(twice),
             reference=self.reference.resampled(twice),
         )
+        # Before these are closed, which would take the images off the device.
+        data.settle()
+        self.close()
+        return data
+
+    def settle(self) -> None:
+        """Move the images that belong on the device, before a model takes its memory."""
+        self.train.settle()
+        self.valid.settle()
 
     def of_one_rank(self) -> "PreparedData":
         """Return the same data in whole batches, for the first rank alone; to be closed too."""

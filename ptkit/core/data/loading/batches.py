@@ -32,13 +32,13 @@ from ptkit.core.data.lists import ImageList
 from ptkit.core.data.loading.gpu_decoding import gpu_decoder
 from ptkit.core.data.loading.in_memory import InMemory
 from ptkit.core.data.loading.kept import Kept
-from ptkit.core.data.loading.on_device import OnDevice, can_move, free_gpu_bytes, move
+from ptkit.core.data.loading.on_device import OnDevice, can_move, is_moved, move
 from ptkit.core.data.loading.stored import StoredPixels
 from ptkit.core.data.loading.streaming import BatchMaker, HostBatch, Unreadable, in_threads
 from ptkit.core.data.loading.workers import WorkerProcesses
 from ptkit.core.data.transforms.mixing import Mixed, MixedPart, mix
 from ptkit.core.data.transforms.pipeline import Pipeline
-from ptkit.core.device import Values, autocast, copied, thread_pool
+from ptkit.core.device import Values, autocast, copied, free_gpu_bytes, thread_pool
 from ptkit.core.errors import UsageError
 from ptkit.core.machine import num_cores
 
@@ -78,7 +78,9 @@ class Batch:
         with autocast(self.images.device, dtype):
             outputs = model(self.images)
         if self.num_crops > 1:
-            outputs = cast(Tensor, outputs.unflatten(0, (-1, self.num_crops))).mean(dim=1)
+            # In float32: under autocast a mean would lose digits.
+            several = outputs.float().unflatten(0, (-1, self.num_crops))
+            outputs = cast(Tensor, several).mean(dim=1)
         return outputs
 
 
@@ -220,6 +222,12 @@ class Batches:
         known: Hashes = self._hashes.numpy()
         return known
 
+    def settle(self) -> None:
+        """Move kept images to the device, if they belong there, now and not with the first batch:
+        what is free then may be what training will need.
+        """
+        _ = self._held
+
     def close(self) -> None:
         """End the threads and worker processes; the next epoch starts them anew."""
         self._processes.close()
@@ -300,7 +308,7 @@ class Batches:
         pixels, labels = self.kept.pixels, self.images.labels
         if self.device.type == "cuda":
             free = free_gpu_bytes(self.device)
-            if not can_move(pixels, self.pipeline, free=free):
+            if not is_moved(pixels, self.device) and not can_move(pixels, self.pipeline, free=free):
                 return None
             return move(pixels, labels, self.pipeline, device=self.device, free=free)
         if isinstance(pixels, StoredPixels):

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -29,20 +30,36 @@ _BYTES_MOVED_AT_ONCE = 64 << 20
 
 
 @dataclass(frozen=True, eq=False)
+class _Moved:
+    """Images, and their copy on a device, uint8 (N, H, W, C)."""
+
+    source: Pixels | StoredPixels
+    pixels: Tensor
+
+
+# By the id of its images, which a copy keeps, and device: training images are also evaluated, and
+# lie there once.
+_moved: WeakValueDictionary[tuple[int, torch.device], _Moved] = WeakValueDictionary()
+
+
+@dataclass(frozen=True, eq=False)
 class OnDevice:
     """Images of one size with their labels, on a device, and the pipeline that makes batches
     there.
 
     Only indices and draws are copied, for several batches at a time, and nothing waits.
 
-    pixels: uint8 (N, H, W, C). labels: (N, ...). at_once: bytes of finished images that are made
-    together.
+    moved: the images. labels: (N, ...). at_once: bytes of finished images that are made together.
     """
 
-    pixels: Tensor
+    moved: _Moved
     labels: Tensor
     pipeline: Pipeline
     at_once: int
+
+    @property
+    def pixels(self) -> Tensor:
+        return self.moved.pixels
 
     def batches(self, selections: Iterable[Selection]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield what `InMemory.batches` does, on the device.
@@ -95,16 +112,9 @@ class OnDevice:
         )
 
 
-def free_gpu_bytes(device: torch.device) -> int:
-    """Return the memory of a CUDA device that is free, for this process or for any."""
-    # What torch's allocator keeps for itself counts as taken for the driver.
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(torch.cuda.mem_get_info(device)[0]) + unused
-
-
 def can_move(pixels: Pixels | StoredPixels, pipeline: Pipeline, *, free: int) -> bool:
-    """Say whether images belong on the device: three quarters of it stay free, and all steps run
-    there.
+    """Say whether images belong on the device: three quarters of what is free stay so, and all
+    steps run there.
 
     pixels: (N, H, W, C). pipeline: as `Pipeline.for_device` gives it. free: bytes.
     """
@@ -121,13 +131,27 @@ def move(
     device: torch.device,
     free: int,
 ) -> OnDevice:
-    """Copy images (N, H, W, C) to a device with so many free bytes, a part at a time: they may be
-    in a file.
+    """Copy images (N, H, W, C) to a device with so many free bytes, unless they are there.
+
+    pixels: perhaps in a file.
     """
+    moved = _moved.get((id(pixels), device))
+    if moved is None:
+        moved = _moved[id(pixels), device] = _Moved(pixels, _copied_to(device, pixels))
+    at_once = min(_BYTES_MADE_AT_ONCE, free // _PARTS_OF_FREE)
+    return OnDevice(moved, torch.from_numpy(np.array(labels)).to(device), pipeline, at_once)
+
+
+def is_moved(pixels: Pixels | StoredPixels, device: torch.device) -> bool:
+    """Say whether images are on a device, for the batches of somebody."""
+    return (id(pixels), device) in _moved
+
+
+def _copied_to(device: torch.device, pixels: Pixels | StoredPixels) -> Tensor:
+    """Copy images to a device, a part at a time."""
     there = torch.empty(pixels.shape, dtype=torch.uint8, device=device)
     step = max(_BYTES_MOVED_AT_ONCE // max(pixels[0].nbytes, 1), 1)
     for start in range(0, len(pixels), step):
         part = pixels[start : start + step]
         there[start : start + step] = torch.from_numpy(part).to(device)
-    at_once = min(_BYTES_MADE_AT_ONCE, free // _PARTS_OF_FREE)
-    return OnDevice(there, torch.from_numpy(np.array(labels)).to(device), pipeline, at_once)
+    return there

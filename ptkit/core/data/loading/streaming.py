@@ -25,7 +25,7 @@ from ptkit.core.data.images import Pixels
 from ptkit.core.data.keyed import Indices, Selection
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.loading.decoding import decoded_image
-from ptkit.core.data.loading.gpu_decoding import GpuDecoder
+from ptkit.core.data.loading.gpu_decoding import GpuDecoder, apart
 from ptkit.core.data.loading.kept import Kept
 from ptkit.core.data.loading.reading import (
     Content,
@@ -309,7 +309,9 @@ class _PendingBatch:
         write side by side, each to its place.
         """
         with self.lock:
-            if self.memory is None:
+            if self.memory is not None:
+                return self.memory
+            with apart(device):
                 # Of pinned memory torch keeps what was used, and gives it out again after the
                 # copies from it ended.
                 self.memory = torch.empty(

@@ -35,7 +35,7 @@ from ptkit.core.data.transforms.plan import (
     steps_of,
 )
 from ptkit.core.data.transforms.spec import Draws, Size
-from ptkit.core.device import channels_last, is_out_of_memory, sent
+from ptkit.core.device import channels_last, is_of_device, is_out_of_memory, sent
 from ptkit.core.errors import UsageError
 from ptkit.core.parts.calls import Call, parse_all
 from ptkit.core.parts.catalogue import refuse_user_code
@@ -389,10 +389,10 @@ def _applied_to_all(step: Step, form: Any, batch: Any, draws: Any) -> Any:
 
 
 def refusal(step: Step, error: Exception) -> UsageError:
-    """Return what says that a step does not fit an image; memory that is used up is no fault of
-    the step, and raised as it is.
+    """Return what says that a step does not fit an image; memory that is used up and late errors of
+    a GPU are no fault of the step, and raised as they are.
     """
-    if is_out_of_memory(error):
+    if is_out_of_memory(error) or is_of_device(error):
         raise MemoryError(str(error)) if isinstance(error, cv2.error) else error
     reason = " ".join(str(error).split())
     if not isinstance(error, ValueError | TypeError | RuntimeError):

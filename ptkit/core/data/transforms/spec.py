@@ -134,8 +134,9 @@ def is_one_value(*ranges: Any) -> bool:
 class Spec(Part):
     """A transform's row: the part that a call names, how it runs, and what lists must know of it.
 
-    Every form has the same result. A form for batches may change its input, the one for the device
-    may not. C is 3, or 1 after Grayscale().
+    Every form has the same result, but for the last bits of colours, which a GPU computes in
+    another order. A form for batches may change its input, the one for the device may not. C is 3,
+    or 1 after Grayscale().
 
     example: arguments of a call that is complete, where it needs some.
     draws: how many uniform numbers one image takes, or a function of the transform.

@@ -20,6 +20,7 @@ from ptkit.core.data.transforms.spec import (
     Spec,
     refused,
 )
+from ptkit.core.device import exact_products
 from ptkit.core.errors import CheckpointError, DataError
 from ptkit.core.parts.argument_rules import ANY, Allowed, list_of
 
@@ -63,7 +64,9 @@ class LinearTransformation(nn.Module):
             raise ValueError(reason)
         matrix, mean = self.on(images.device)
         flat = images.reshape(-1, self.num_values) - mean
-        return (flat @ matrix).reshape(images.shape)
+        # These are the pixels and no layer of the model.
+        with exact_products(images.device):
+            return (flat @ matrix).reshape(images.shape)
 
     def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return the matrix and the mean on a device, where they are copied once."""

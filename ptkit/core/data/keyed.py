@@ -6,6 +6,7 @@ OOPSLA 2014, figure 16) of (seed, purpose, epoch, image index, column). They do 
 number of workers, on the batch an image falls into, or on where a run was interrupted.
 """
 
+import functools
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,8 +68,13 @@ def stream_key(seed: int, purpose: str, number: int = 0) -> int:
     """Return a 64-bit key for (seed, purpose, number): the seed of a generator, or the base of a
     family of draws.
     """
-    key = _mix_int(_mix_int(seed + GOLDEN) ^ zlib.crc32(purpose.encode()))
-    return _mix_int(key + (number + 1) * GOLDEN)
+    return _mix_int(_family_key(seed, purpose) + (number + 1) * GOLDEN)
+
+
+# Cached: a training step asks for its own key.
+@functools.lru_cache(maxsize=64)
+def _family_key(seed: int, purpose: str) -> int:
+    return _mix_int(_mix_int(seed + GOLDEN) ^ zlib.crc32(purpose.encode()))
 
 
 def _mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

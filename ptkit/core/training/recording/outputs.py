@@ -34,7 +34,8 @@ class Margins:
     def add(self, outputs: Tensor, labels: Tensor, indices: Indices) -> None:
         """Add a batch: outputs (n * crops, K), labels (n * crops,), indices (n,) into the list."""
         self._waiting.append((outputs, labels))
-        self._indices.append(indices.repeat(len(labels) // len(indices)))
+        crops = len(labels) // len(indices)
+        self._indices.append(indices if crops == 1 else indices.repeat(crops))
         self._num_waiting += outputs.numel()
         if self._num_waiting >= _NUMBERS_AT_ONCE:
             self._compute()

@@ -273,6 +273,19 @@ def test_a_trained_run_is_diagnosed(tmp_path, monkeypatch):
     assert (wrong.exit_code, "cuda:77" in wrong.stderr) == (2, True)
 
 
+@pytest.mark.parametrize(("num_steps", "expected"), [(39, False), (40, True)])
+def test_a_value_to_clip_at_is_named_where_a_tenth_of_the_steps_is_several(
+    tmp_path, num_steps, expected
+):
+    def shorten(_first, epochs):
+        epochs[0]["grad_norm"] = [1.0] * num_steps
+        for epoch in epochs[1:]:
+            epoch["grad_norm"] = []
+
+    result = RUN.invoke(app, ["diagnose", str(make_run(tmp_path / "run", shorten))])
+    assert ("train.clip_grad=1" in result.stdout) is expected
+
+
 def test_a_run_that_diverged_says_at_which_step(tmp_path, monkeypatch):
     monkeypatch.chdir(make_lists(tmp_path))
     quick = ["--set", "log.pictures=false", "--set", "log.tensorboard=false", "--lr", "1e30"]

@@ -107,6 +107,20 @@ def test_the_first_line_tells_what_the_run_begins_with(here):
     assert initial["outputs_are_probabilities"] is False
 
 
+def test_weights_whose_copies_are_stepped_are_told_as_trained(here):
+    groups = ["conv1: lr=0.5x", "fc1: frozen"]
+    start = lines_of(trained("a", model="lenet", size=32, optimizer="Muon", groups=groups))[0]
+    told = {name: (about["trained"], about["lr_scale"]) for name, about in start["weights"].items()}
+    assert told == {
+        "conv1.weight": (True, 0.5),
+        "conv2.weight": (True, 1),
+        "fc1.weight": (False, 0),
+        "fc2.weight": (True, 1),
+        # AdamW steps the head.
+        "fc3.weight": (True, pytest.approx(0.1)),
+    }
+
+
 def test_an_epoch_has_numbers_of_every_step(here):
     run = trained("a", optimizer="SGD()", lr=0.1, scheduler="none", warmup=0, clip_grad=None)
     first, second = lines_of(run)[1:]

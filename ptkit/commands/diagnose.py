@@ -23,6 +23,10 @@ Strict = Annotated[
 ]
 
 
+# Norms of which a tenth says something.
+_ENOUGH_STEPS = 40
+
+
 def diagnose(
     printer: Printer,
     run: Annotated[
@@ -103,7 +107,8 @@ def _say_norms(printer: Printer, run: "Recorded") -> None:
     import numpy as np
 
     norms = run.grad_norm[np.isfinite(run.grad_norm)]
-    if len(norms) and run.settings.train.clip_grad is None:
+    # Of fewer steps the first one, which may be far above the others, is among the largest tenth.
+    if len(norms) >= _ENOUGH_STEPS and run.settings.train.clip_grad is None:
         half, most = np.quantile(norms, (0.5, 0.9))
         printer.say(
             f"gradients: half of the norms are below {half:.3g}, nine in ten below {most:.3g}; to"

@@ -14,6 +14,7 @@ from ptkit.core.errors import UsageError
 from ptkit.core.models.zoo import find_head
 from ptkit.core.training.loop import Training
 from ptkit.core.training.optimization.optimizers import OptimizerSetup
+from ptkit.core.training.optimization.paired import groups_by_parameter
 from ptkit.core.training.recording.initial import Initial, initial_of
 from ptkit.core.training.recording.layers import LayerGauge
 from ptkit.core.training.recording.outputs import MOST_OUTPUTS, Margins, ValidOutputs
@@ -100,22 +101,20 @@ def _described(
     weights: Mapping[str, nn.Parameter], setup: OptimizerSetup
 ) -> dict[str, dict[str, Any]]:
     """Return each weight's shape and what the optimizer does with it; see docs/files.md."""
-    # An optimizer may step flat views of the weights: they begin at the same place.
-    groups = {
-        parameter.data_ptr(): group for group in setup.param_groups for parameter in group["params"]
-    }
+    optimizers = (setup.optimizer, *(waiting.optimizer for waiting in setup.waiting))
+    groups = groups_by_parameter(optimizers)
     later = {
-        parameter.data_ptr(): waiting.epoch
+        id(parameter): waiting.epoch
         for waiting in setup.waiting
         for _, parameter in waiting.parameters
     }
     found: dict[str, dict[str, Any]] = {}
     for name, weight in weights.items():
-        group: dict[str, Any] = groups.get(weight.data_ptr(), {"lr": 0.0})
+        group: dict[str, Any] = groups.get(id(weight), {"lr": 0.0})
         found[name] = {
             "shape": list(weight.shape),
-            "trained": weight.data_ptr() in groups,
-            "from_epoch": later.get(weight.data_ptr(), 1),
+            "trained": id(weight) in groups,
+            "from_epoch": later.get(id(weight), 1),
             "lr_scale": group.get("initial_lr", group["lr"]) / setup.lr,
             "weight_decay": group.get("weight_decay", 0.0),
         }

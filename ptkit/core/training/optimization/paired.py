@@ -35,6 +35,11 @@ class PairedOptimizer:
         return [group for part in self._parts.values() for group in part.param_groups]
 
     @property
+    def originals(self) -> dict[int, nn.Parameter]:
+        """The parameters of the model whose copies are stepped, by the id of the copy."""
+        return {id(copy): parameter for parameter, copy in self._flattened}
+
+    @property
     def parts(self) -> list[Any]:
         return list(self._parts.values())
 
@@ -65,6 +70,17 @@ class PairedOptimizer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for part, saved in zip(self._parts.values(), state["parts"], strict=True):
             part.load_state_dict(saved)
+
+
+def groups_by_parameter(optimizers: Iterable[Any]) -> dict[int, Group]:
+    """Return the group of each parameter of the model that has one, by the parameter's id."""
+    found = {}
+    for optimizer in optimizers:
+        originals = optimizer.originals if isinstance(optimizer, PairedOptimizer) else {}
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                found[id(originals.get(id(parameter), parameter))] = group
+    return found
 
 
 def muon_with_adamw(

@@ -121,6 +121,28 @@ def called_of_torch():
 
 
 @pytest.fixture
+def late_copies(monkeypatch):
+    """Return a function that lets copies in a module arrive as those of a GPU do: at the wait."""
+
+    def set_in(module):
+        under_way = []
+
+        def begin_copy(tensor):
+            copy = tensor.detach().clone()
+            under_way.append((copy, copy.clone()))
+            return copy.fill_(-1)
+
+        def when_copied(_device):
+            some = list(under_way)
+            return lambda: [copy.copy_(values) for copy, values in some]
+
+        monkeypatch.setattr(module, "begin_copy", begin_copy)
+        monkeypatch.setattr(module, "when_copied", when_copied)
+
+    return set_in
+
+
+@pytest.fixture
 def blank_pictures(monkeypatch):
     """Leave every picture white, for tests that ask which files there are, not what is drawn in
     them.

@@ -133,6 +133,18 @@ def test_what_forward_keeps_for_backward_is_counted_once_and_without_the_weights
     assert saved_bytes(model, lambda: model(images).sum().backward()) == 4 * 10 * (4 + 8)
 
 
+def test_copies_of_weights_that_autocast_keeps_do_not_grow_with_the_batch() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(400, 500), torch.nn.Linear(500, 2))
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = model(torch.rand(1, 400))
+        outputs.sum().backward()
+
+    # Of each layer the input: in bf16.
+    assert saved_bytes(model, step) == 2 * (400 + 500)
+
+
 def test_a_run_with_a_measured_batch_size_is_that_of_the_size_found(here: Path) -> None:
     # Which has statistics beside its weights.
     watch, quick = Listener(), {**QUICK, "model": "resnet8"}
@@ -186,6 +198,20 @@ def test_memory_that_runs_out_is_told_with_the_batch_size_that_fits(here: Path) 
         "out of memory: batches of 32 images do not fit, of 8 they do: pass --batch-size 8 --set"
         " train.accumulate=4"
     )
+
+
+def test_memory_that_runs_out_after_gradients_were_unscaled_is_told(here: Path) -> None:
+    fp16 = {"train": {"batch_size": 8, "precision": "fp16"}}
+    setup = prepare(resolve(TINY, fp16), Unwatched(), is_resumed=False)
+    training = setup.training
+    batch = next(training.train.epoch(1))
+    outputs = training.model(batch.images)
+    training.scaler.scaled(training.loss(outputs, batch.labels)).backward()
+    training.scaler.unscale()
+    # As clipping or the optimizer's first step may end.
+    with pytest.raises(UsageError, match="a step of 8 images"), explained_memory(training):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    setup.data.close()
 
 
 def test_memory_that_ran_out_beside_a_step_is_told(here: Path) -> None:

@@ -13,6 +13,7 @@ import ptkit
 from ptkit.core.config.layers import resolve
 from ptkit.core.errors import UsageError
 from ptkit.core.models.whitenet import whitenet
+from ptkit.core.training import compiling
 from ptkit.core.training.compiling import CompiledForward, compile_model
 from ptkit.core.training.observers import Watcher
 from ptkit.core.training.run_place import Place
@@ -137,6 +138,26 @@ def test_gradients_that_a_step_adds_up_outlive_the_replay_of_a_graph() -> None:
         sum(model(images).sum() for images in batches), [*model.parameters()]
     )
     torch.testing.assert_close([p.grad for p in model.parameters()], [*expected])
+
+
+def test_what_cannot_be_recorded_as_a_graph_is_an_error_before_the_first_step(monkeypatch) -> None:
+    class Graphs:
+        uses_graphs, num_calls = True, 0
+
+        def __init__(self, model: torch.nn.Module, device: torch.device) -> None:
+            self.model = model
+
+        def __call__(self, images: torch.Tensor) -> torch.Tensor:
+            self.num_calls += 1
+            # The first call warms up, the second records.
+            if self.num_calls == 2:
+                raise RuntimeError("operation not permitted when stream is capturing")
+            return self.model(images)
+
+    monkeypatch.setattr(compiling, "CompiledForward", Graphs)
+    model = torch.nn.Linear(3, 2)
+    with pytest.raises(UsageError, match="operation not permitted when stream is capturing"):
+        compile_model(model, torch.ones(4, 3), dtype=None)
 
 
 @pytest.mark.slow

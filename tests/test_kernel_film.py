@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ptkit.core.training import frames
+from ptkit.core.training import frames, kernel_film
 from ptkit.core.training.kernel_film import KernelFilm, read_film
 from ptkit.plots.kernel_film import film_frames, gif_bytes
 
@@ -44,6 +44,13 @@ def test_the_film_has_the_first_kernels_of_every_epoch(tmp_path, model):
         np.arange(4, dtype=np.float32)[:, None, None, None, None], (4, 2, 3, 3, 3)
     )
     np.testing.assert_array_equal(film.kernels, expected)
+
+
+def test_the_first_frame_waits_for_what_a_gpu_copies(tmp_path, model, late_copies):
+    late_copies(kernel_film)
+    set_weights(model, 3)
+    KernelFilm(tmp_path).start(model, torch.zeros(1), {}, np.zeros((1, 1, 3), np.uint8))
+    assert (read_film(tmp_path).kernels == 3).all()
 
 
 def test_a_film_cut_and_resumed_is_the_film_of_a_run_that_was_not(tmp_path, model):

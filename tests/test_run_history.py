@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from ptkit.core.training import distributions
 from ptkit.core.training.distributions import (
     KINDS,
     NUM_BINS,
@@ -34,6 +35,14 @@ def record(run, model, epochs, *, up_to_epoch=None):
             model[2].weight.grad = torch.arange(12.0).reshape(3, 4) * epoch
         log.epoch(SimpleNamespace(epoch=epoch), model)()
     return read_distributions(run)
+
+
+def test_the_first_distributions_wait_for_what_a_gpu_copies(tmp_path, model, late_copies):
+    late_copies(distributions)
+    found = record(tmp_path, model, [])
+    smallest, largest = found.percentiles[0, 0, 0, [0, -1]]
+    weights = model[0].weight.detach().numpy()
+    assert (smallest, largest) == (weights.min(), weights.max())
 
 
 def write_log(run, num_epochs, *, num_outputs=3, update=1e-3):

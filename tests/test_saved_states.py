@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from ptkit.commands.app import app
 from ptkit.core.errors import CheckpointError
 from ptkit.core.models.checkpoints import read_checkpoint
-from ptkit.core.training.optimization.saved_states import fault_of_optimizer
+from ptkit.core.training.optimization.saved_states import fault_of_optimizer, state_for
 
 RUN = CliRunner()
 TRAIN = ["train", "--model", "lenet", "--set", "log.pictures=false", "--set",
@@ -149,6 +149,18 @@ def test_every_optimizers_own_state_fits(name, options):
     optimizer.step()
     fresh = getattr(torch.optim, name)(model.parameters(), lr=0.01, **options)
     assert fault_of_optimizer(optimizer.state_dict(), fresh) is None
+
+
+def test_a_run_goes_on_with_the_kernels_of_its_own_device():
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.ASGD(model.parameters(), lr=0.01)
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    saved = optimizer.state_dict()
+    # As a GPU has it, and no CPU.
+    saved["param_groups"][0]["capturable"] = True
+    optimizer.load_state_dict(state_for(optimizer, saved))
+    optimizer.step()
 
 
 def test_the_state_of_lbfgs_fits():

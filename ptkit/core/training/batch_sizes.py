@@ -207,8 +207,9 @@ class _Steps:
         self._bytes_an_image = 0.0
 
     def run(self, size: int) -> None:
-        """Make one step of so many images."""
-        self._step(_of_size(self._batch, size))
+        """Make one step of so many images, whatever the last one has left undone."""
+        training = replace(self._training, scaler=self._training.scaler.renewed())
+        _Steps(training, self._batch)._step(_of_size(self._batch, size))
 
     def images_per_s(self, size: int) -> float:
         """Return the speed of the fastest step.
@@ -243,11 +244,15 @@ class _Steps:
 
 def saved_bytes(model: nn.Module, step: Callable[[], object]) -> int:
     """Return the bytes that forward keeps for backward in a step, the model's own left out."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    parameters = list(model.parameters())
+    own = {parameter.untyped_storage().data_ptr() for parameter in parameters}
+    # Autocast keeps copies of weights, perhaps transposed, that do not grow with the batch.
+    shapes = {tuple(sorted(parameter.shape)) for parameter in parameters}
     found: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        if tensor.layout is torch.strided:
+        is_cast = tensor.itemsize < 4 and tuple(sorted(tensor.shape)) in shapes
+        if tensor.layout is torch.strided and not is_cast:
             memory = tensor.untyped_storage()
             found[memory.data_ptr()] = memory.nbytes()
         return tensor

@@ -74,9 +74,11 @@ def compile_model(
     forward = CompiledForward(model, images.device)
     try:
         with keeping_buffers(model):
-            with autocast(images.device, dtype):
-                outputs = forward(images)
-            outputs.float().square().mean().backward()
+            # A graph is recorded in the second step, and what cannot be is an error there.
+            for _ in range(2 if forward.uses_graphs else 1):
+                with autocast(images.device, dtype):
+                    outputs = forward(images)
+                outputs.float().square().mean().backward()
     except (RuntimeError, ImportError) as error:
         if is_out_of_memory(error):
             raise
@@ -86,7 +88,8 @@ def compile_model(
     for parameter in model.parameters():
         parameter.grad = None
     how = "compiled, with CUDA graphs" if forward.uses_graphs else "compiled"
-    return forward, f"model {how}: the first step took {time.perf_counter() - begin:.1f} s"
+    steps = "first two steps" if forward.uses_graphs else "first step"
+    return forward, f"model {how}: the {steps} took {time.perf_counter() - begin:.1f} s"
 
 
 def forget_compiled(model: nn.Module) -> None:

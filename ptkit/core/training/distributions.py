@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from ptkit.core.device import begin_copy
+from ptkit.core.device import begin_copy, when_copied
 from ptkit.core.run_files import sound_arrays, write_arrays
 from ptkit.core.training.frames import with_frame
 from ptkit.core.training.observers import EpochResult, Pixels, Recorder, Write
@@ -56,7 +56,10 @@ class DistributionLog(Recorder):
         self, model: nn.Module, example: Tensor, texts: Mapping[str, str], input_image: Pixels
     ) -> None:
         """Keep the weights before training, as epoch 0."""
-        self._frame(model, 0)()
+        write = self._frame(model, 0)
+        # Copies of a GPU arrive later.
+        when_copied(example.device)()
+        write()
 
     def epoch(self, result: EpochResult, model: nn.Module) -> Write:
         """Copy weights and gradients after an epoch."""

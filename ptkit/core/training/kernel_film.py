@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from ptkit.core.device import begin_copy
+from ptkit.core.device import begin_copy, when_copied
 from ptkit.core.run_files import sound_arrays, write_arrays
 from ptkit.core.training.frames import with_frame
 from ptkit.core.training.observers import EpochResult, Pixels, Recorder, Write
@@ -49,7 +49,10 @@ class KernelFilm(Recorder):
         self, model: nn.Module, example: Tensor, texts: Mapping[str, str], input_image: Pixels
     ) -> None:
         """Keep the kernels before training, as epoch 0."""
-        self._frame(model, 0)()
+        write = self._frame(model, 0)
+        # Copies of a GPU arrive later.
+        when_copied(example.device)()
+        write()
 
     def epoch(self, result: EpochResult, model: nn.Module) -> Write:
         """Keep the kernels after an epoch."""

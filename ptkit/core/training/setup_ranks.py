@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from ptkit.core.config.settings import AUTO, Settings, TrainSettings
+from ptkit.core.device import autocast, passing_look
 from ptkit.core.errors import UsageError
 from ptkit.core.models.hooks import keeping_buffers
 from ptkit.core.parts.calls import Call
@@ -128,7 +129,13 @@ def in_ranks(training: Training, images: torch.Tensor, parts: Sharded | None) ->
         return training
     if parts is not None:
         return replace(training, replica=parts)
-    with keeping_buffers(training.model), torch.random.fork_rng([]):
+    with (
+        keeping_buffers(training.model),
+        torch.random.fork_rng([]),
+        # As the steps of the run; and it chooses no kernels for them.
+        autocast(images.device, training.dtype),
+        passing_look(),
+    ):
         finds_unused = has_unused(training.model, training.forward, images)
     replica = Replica(training.model, training.forward, finds_unused=finds_unused)
     return replace(training, replica=replica)

@@ -12,8 +12,8 @@ from ptkit.core.sharding import part_like
 
 # What states hold beside tensors.
 _PLAIN = (int, float, str, list, type(None))
-# Options of a group that say by which kernels it is stepped: the run has its own.
-_KERNELS = frozenset({"fused", "foreach"})
+# Options of a group that say by which kernels it is stepped, and where: the run has its own.
+_KERNELS = frozenset({"fused", "foreach", "capturable"})
 
 
 def fault_of_optimizer(saved: Mapping[str, Any], optimizer: Any) -> str | None:

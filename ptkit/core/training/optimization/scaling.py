@@ -27,9 +27,14 @@ class LossScaler:
     """
 
     def __init__(self, optimizer: Any, model: nn.Module, *, is_enabled: bool) -> None:
+        self._optimizer, self._model = optimizer, model
         parameters = list(model.parameters())
         self._scaler = torch.amp.GradScaler(parameters[0].device.type, enabled=is_enabled)
         self._stepped = _Stepped(optimizer, parameters)
+
+    def renewed(self) -> "LossScaler":
+        """Return one that is at the beginning of a step, as this one may not be after an error."""
+        return LossScaler(self._optimizer, self._model, is_enabled=self._scaler.is_enabled())
 
     def scaled(self, loss: Tensor) -> Tensor:
         """Return the loss to call `backward` of."""

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ptkit.core.device import exact_products
+
 
 @dataclass(frozen=True)
 class Pairing:
@@ -85,7 +87,8 @@ def _triplets(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tenso
     (Schroff et al., "FaceNet", 2015, section 3.2).
     """
     with torch.no_grad():
-        distances = torch.cdist(embeddings, embeddings)
+        with exact_products(embeddings.device):
+            distances = torch.cdist(embeddings, embeddings)
         same = labels[:, None] == labels[None, :]
         to_negatives, order = distances.masked_fill(same, torch.inf).sort(dim=1, stable=True)
         num_negatives = (~same).sum(dim=1, keepdim=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 from ptkit.core.calibration.strangers import Strangers, ToldStrangers, read_strangers
 from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
 from ptkit.core.data.lists import ImageList
+from ptkit.core.device import exact_products
 from ptkit.core.errors import UsageError
 from ptkit.core.training.tasks.metrics import (
     areas_under_roc,
@@ -345,7 +346,9 @@ def _neighbours(embeddings: Tensor, labels: Tensor, num_classes: int) -> tuple[T
     weights = 1 + torch.linspace(0.1, 0, num_neighbours, device=labels.device) / NUM_NEIGHBOURS
     for start in range(0, len(labels), _BLOCK):
         rows = torch.arange(start, min(start + _BLOCK, len(labels)), device=labels.device)
-        distances = torch.cdist(embeddings[rows], embeddings)
+        # Near neighbours differ by less than TF32 has digits.
+        with exact_products(embeddings.device):
+            distances = torch.cdist(embeddings[rows], embeddings)
         distances[torch.arange(len(rows), device=rows.device), rows] = float("inf")
         classes = labels[distances.topk(num_neighbours, largest=False).indices]
         votes = torch.zeros(len(rows), num_classes, device=labels.device)

@@ -66,7 +66,8 @@ def show(section: str, rows: dict[str, dict], epochs: int, batch_size: int = 64)
     for name, setting in rows.items():
         start = time.perf_counter()
         try:
-            found = train({section: setting, "train": {"epochs": epochs, "batch_size": batch_size}})
+            asked = {"epochs": epochs, "batch_size": batch_size, "device": "cpu"}
+            found = train({section: setting, "train": asked})
         except UsageError as error:
             print(f"| {name} | {str(error).splitlines()[0]} | | |", flush=True)
             continue

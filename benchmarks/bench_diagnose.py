@@ -36,7 +36,7 @@ from ptkit.looking.diagnosis import diagnose
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "diagnose.md"
 MODELS = ROOT / "benchmarks" / "plants" / "models.py"
-QUICK = {"pictures": False, "tensorboard": False, "epochs": 6}
+QUICK = {"device": "cpu", "pictures": False, "tensorboard": False, "epochs": 6}
 SCRATCH = {"lr": 0.02, "model": f"{MODELS}:Plain()"}
 
 Change = Callable[[int], None]

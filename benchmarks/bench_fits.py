@@ -33,7 +33,7 @@ SIZE, BATCH = 224, 27
 SQUEEZED = f"Resize(({SIZE}, {SIZE}))"
 # Beside the fits of the setting: the same with another border.
 BORDERS = {"pad, grey": "PadToSquare(fill=128)", "pad, mean": "PadToSquare(fill=[124, 116, 104])"}
-QUIET = {"tensorboard": False, "pictures": False, "log_layers": False}
+QUIET = {"device": "cpu", "tensorboard": False, "pictures": False, "log_layers": False}
 
 
 def frozen(photos: Path, fits: list[str], seeds: list[int]) -> Iterator[tuple[str, float, float]]:

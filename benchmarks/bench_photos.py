@@ -244,11 +244,13 @@ def model_alone(device: str) -> float:
     """Return the images a second of the network on a batch that lies ready, in this process."""
     import torch
 
+    from ptkit.core.device import autocast, choose_dtype
     from ptkit.core.models.efficientnet_lite import efficientnet_lite0
 
+    dtype = choose_dtype("auto", torch.device(device))
     model = efficientnet_lite0(num_classes=10).eval().to(device, memory_format=torch.channels_last)
     images = torch.randn(128, 3, 224, 224, device=device).to(memory_format=torch.channels_last)
-    with torch.inference_mode():
+    with torch.inference_mode(), autocast(torch.device(device), dtype):
         model(images)
         start, count = time.perf_counter(), 0
         while time.perf_counter() - start < 10:

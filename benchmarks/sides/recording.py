@@ -18,6 +18,7 @@ from pathlib import Path
 import ptkit_train  # isort: skip
 from turns import serve
 
+from ptkit.core.device import wait_for
 from ptkit.core.training.holding import held
 from ptkit.core.training.loop import Position, Progress, fit, train_epoch
 from ptkit.core.training.observers import Unwatched
@@ -77,6 +78,8 @@ def in_pieces(run: Run, steps: int) -> Callable[[], float]:
         try:
             train_epoch(training, 1, look, begun=begun_at)
         except PieceDoneError:
+            # Else what is queued would be part of the other side's piece.
+            wait_for(training.train.device)
             return time.perf_counter() - begin
         raise SystemExit("the epoch is too short for so many rounds")
 

@@ -6,6 +6,7 @@ timm_finetune.py LISTS WEIGHTS EPOCHS BATCH_SIZE RATE LAYER_DECAY SEED DEVICE
 LISTS: a folder with train.txt and valid.txt. Prints the best accuracy on the validation images.
 """
 
+import functools
 import json
 import sys
 import tempfile
@@ -78,11 +79,15 @@ def finetuned(model, loaders, *, epochs: int, rate: float, decay: float, device:
         optimizer, sched="cosine", num_epochs=epochs, updates_per_epoch=len(loaders["train"]),
         step_on_epochs=False,
     )  # fmt: skip
+    # As ptkit beside it.
+    autocast = functools.partial(torch.autocast, device, torch.bfloat16, enabled=device == "cuda")
     loss_function, updates, best = LabelSmoothingCrossEntropy(smoothing=0.1), 0, 0.0
     for _ in range(epochs):
         model.train()
         for images, labels in loaders["train"]:
-            loss = loss_function(model(images), labels)
+            with autocast():
+                outputs = model(images)
+            loss = loss_function(outputs, labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -92,7 +97,9 @@ def finetuned(model, loaders, *, epochs: int, rate: float, decay: float, device:
         right = total = 0
         with torch.inference_mode():
             for images, labels in loaders["valid"]:
-                right += int((model(images).argmax(1) == labels.to(device)).sum())
+                with autocast():
+                    outputs = model(images)
+                right += int((outputs.argmax(1) == labels.to(device)).sum())
                 total += len(labels)
         best = max(best, right / total)
     return best

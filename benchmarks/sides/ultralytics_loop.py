@@ -49,6 +49,8 @@ def main() -> None:
         "batch": batch_size,
         "workers": 2,
         "device": "cpu" if device == "cpu" else 0,
+        # As the model alone. Its default would fetch another model to check itself.
+        "amp": "bf16" if device == "cuda" else False,
         "plots": False,
         "save": False,
         "val": False,
@@ -64,18 +66,25 @@ def main() -> None:
 
 def make_alone(batch_size: int, size: int, device: str, *, num_classes: int):  # type: ignore[no-untyped-def]
     """Return a function that trains the model alone for some steps: images per second."""
-    model = (
-        ClassificationModel("yolo11n-cls.yaml", nc=num_classes, verbose=False).to(device).train()
-    )
+    model = ClassificationModel("yolo11n-cls.yaml", nc=num_classes, verbose=False).to(device)
+    model.train()
+    # As its trainer does, on a GPU.
+    is_cuda = device == "cuda"
+    memory_format = torch.channels_last if is_cuda else torch.contiguous_format
+    model.to(memory_format=memory_format)
     optimizer = torch.optim.SGD(model.parameters(), 0.001, momentum=0.9)
     images = torch.randn(batch_size, 3, size, size, device=device)
+    images = images.contiguous(memory_format=memory_format)
     labels = torch.randint(num_classes, (batch_size,), device=device)
 
     def run(num_steps: int) -> float:
+        wait_for(device)
         start = time.perf_counter()
         for _ in range(num_steps):
             optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(model(images), labels).backward()
+            with torch.autocast(device, torch.bfloat16, enabled=is_cuda):
+                outputs = model(images)
+            torch.nn.functional.cross_entropy(outputs, labels).backward()
             optimizer.step()
         wait_for(device)
         return num_steps * batch_size / (time.perf_counter() - start)

@@ -30,7 +30,9 @@ RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} torc
 RUN useradd --create-home --uid 1000 ptkit && mkdir /work && chown ptkit /work
 # Any user may write here, whichever --user is given.
 ENV XDG_CACHE_HOME=/tmp/cache \
-    MPLCONFIGDIR=/tmp/matplotlib
+    MPLCONFIGDIR=/tmp/matplotlib \
+    TORCHINDUCTOR_CACHE_DIR=/tmp/inductor \
+    TRITON_CACHE_DIR=/tmp/triton
 USER ptkit
 WORKDIR /work
 ENTRYPOINT ["ptkit"]

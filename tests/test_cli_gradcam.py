@@ -11,6 +11,7 @@ from ptkit.commands.app import app
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.models.gradcam import gradcam as heat_of
 from ptkit.core.models.gradcam import top_region
+from ptkit.looking import gradcam as gradcam_module
 
 from example_run import CLASSES, write_images, write_run  # isort: skip
 
@@ -61,6 +62,21 @@ def test_the_box_is_that_of_the_heat_of_the_named_class_and_layer(paths):
     found = regions("ckpt.pkl", paths[5], *classes, "--layers", "layer[12]")
     boxes = [(r["layer"], r["class"], (r["x1"], r["y1"], r["x2"], r["y2"])) for r in found]
     assert boxes == [(*named, box or (None,) * 4) for *named, box in expected]
+
+
+def test_few_images_at_a_time_take_memory_for_backward(paths, monkeypatch):
+    seen = []
+
+    def gradcam_of(model, images, classes, **options):
+        seen.append(len(images))
+        return heat_of(model, images, classes, **options)
+
+    expected = regions("ckpt.pkl", "images")
+    monkeypatch.setattr(gradcam_module, "_IMAGES_AT_ONCE", 2)
+    monkeypatch.setattr(gradcam_module, "gradcam", gradcam_of)
+    assert regions("ckpt.pkl", "images") == expected
+    assert max(seen) == 2
+    assert sum(seen) == len(paths)
 
 
 def test_a_list_is_read_and_its_images_may_have_moved(paths):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tiny_data import CLASS_NAMES, make_lists
 from tiny_records import NAMES, NUM_STEPS, make_run, outputs
 from typer.testing import CliRunner
@@ -17,6 +18,7 @@ from ptkit.core.calibration.temperature import expected_calibration_error
 from ptkit.core.diagnosis.recorded import read_records
 from ptkit.core.diagnosis.rules import BY_NAME, RULES, findings, open_findings
 from ptkit.core.errors import DataError
+from ptkit.looking import diagnosis as diagnosis_module
 from ptkit.looking.diagnosis import diagnose
 from ptkit.looking.reporting.gather import gather_run
 
@@ -390,6 +392,19 @@ def test_lists_are_read_as_the_run_read_them(tmp_path, monkeypatch, blank_pictur
     reported = gather_run(Path("runs/1"), check=False, counting=None)
     assert reported.predictions.names == ("square", "bar", "cross")
     assert all(Path(path).is_file() for path in reported.places.values())
+
+
+def test_a_gpu_that_a_training_fills_costs_what_the_images_would_tell(tmp_path, monkeypatch):
+    monkeypatch.chdir(make_lists(tmp_path))
+    ptkit.train(epochs=1, tensorboard=False, pictures=False)
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(diagnosis_module, "_clean_accuracy", full)
+    recorded, found = diagnose(Path("runs/1"))
+    assert recorded.evidence.why_none == "out of memory: use --device cpu"
+    assert {f.rule: f.verdict for f in found}["too good"] == "n/a"
 
 
 def test_images_that_cannot_be_read_cost_what_they_would_tell(tmp_path, monkeypatch):

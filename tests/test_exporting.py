@@ -5,10 +5,12 @@ import torch
 from torch import nn
 
 import ptkit
+from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import CheckpointError
 from ptkit.core.exporting import onnx_graphs, torch_files
 from ptkit.core.exporting.answering import Answering, Interface
 from ptkit.core.exporting.metadata import Description
+from ptkit.core.exporting.preprocessing import preprocessing_of
 from ptkit.core.models.checkpoints import save_checkpoint
 from ptkit.core.models.zoo import build_model
 
@@ -205,3 +207,20 @@ def test_exported_branches_name_no_files_of_this_machine(tmp_path, to):
     else:
         torch_files.write_torch_export(file, module, interface, SAYS_NOTHING)
     assert b".py" not in file.read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize(
+    "calls",
+    [
+        ["Resize(20)", "CenterCrop(24)"],
+        ["Resize(20, interpolation=InterpolationMode.BICUBIC)", "CenterCrop(16)"],
+        ["PadToSquare()", "Resize((8, 8))"],
+    ],
+)
+def test_preprocessing_as_torchscript_computes_where_its_images_are(calls):
+    graph = torch.jit.script(preprocessing_of(Pipeline.parse([*calls, "ToTensor()"])))
+    # As a GPU does, this device refuses what lies on the CPU.
+    images = torch.empty(2, 30, 40, 3, dtype=torch.uint8, device="meta")
+    assert graph.to("meta")(images).device.type == "meta"

@@ -137,3 +137,20 @@ def test_a_lower_fraction_takes_more_in():
 
 def test_without_heat_there_is_no_box():
     assert top_region(np.zeros((4, 4))) is None
+
+
+def test_recurrent_layers_run_without_cudnn_which_refuses_their_gradients(images):
+    class Rows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.rows, self.head = nn.Conv2d(3, 4, 3), nn.GRU(4, 5), nn.Linear(5, 2)
+
+        def forward(self, images):
+            self.used_cudnn = torch.backends.cudnn.enabled
+            return self.head(self.rows(self.conv(images).flatten(2).permute(2, 0, 1))[0][-1])
+
+    torch.manual_seed(0)
+    model = Rows()
+    assert gradcam(model, images, [0, 1, 0], "conv").max() == 1
+    assert not model.used_cudnn
+    assert torch.backends.cudnn.enabled

@@ -9,6 +9,7 @@ from ptkit.core.models.hooks import (
     evaluating,
     match_layers,
     record_activations,
+    taking,
     trace_layers,
 )
 
@@ -160,3 +161,10 @@ def test_the_last_of_several_threads_gives_the_modes_back():
     assert [module.training for module in model.modules()] == [False, False, False]
     second.__exit__(None, None, None)
     assert [module.training for module in model.modules()] == [True, True, False]
+
+
+def test_a_late_error_of_a_gpu_is_not_told_as_a_size_that_does_not_fit(model):
+    error = RuntimeError("CUDA error: device-side assert triggered")
+    with pytest.raises(RuntimeError) as raised, taking(model, torch.zeros(1, 3, 8, 8)):
+        raise error
+    assert raised.value is error

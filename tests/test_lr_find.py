@@ -10,7 +10,9 @@ from tiny_data import make_lists
 from typer.testing import CliRunner
 
 from ptkit.commands.app import app
+from ptkit.core.errors import UsageError
 from ptkit.core.training.lr_find import RangeTest
+from ptkit.looking import lr_find
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
@@ -33,6 +35,19 @@ def test_the_rates_are_those_of_the_steepest_fall_and_of_the_lowest_loss():
     assert found.steepest == pytest.approx(0.01, rel=0.3)
     assert found.largest == pytest.approx(0.5, rel=0.3)
     assert not found.has_diverged
+
+
+def test_a_range_test_is_too_short_to_compile_for(here, monkeypatch):
+    asked = []
+
+    def prepare(settings, *_, **__):
+        asked.append(settings.train.compile)
+        raise UsageError("enough")
+
+    monkeypatch.setattr(lr_find, "prepare", prepare)
+    assert invoke().exit_code == 2
+    assert invoke("--set", "train.compile=true").exit_code == 2
+    assert asked == [False, True]
 
 
 def test_a_loss_that_only_rises_suggests_the_lowest_rate():

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from example_run import CLASSES, write_images, write_run
 from onnx import helper, numpy_helper
 from PIL import Image
@@ -15,6 +16,7 @@ import ptkit
 from ptkit.commands.app import app
 from ptkit.core.data import images
 from ptkit.core.errors import CheckpointError, DataError, UsageError
+from ptkit.looking import subject
 
 ANSWERS = {"mean": [0, 0, 0], "std": [1, 1, 1]}
 
@@ -114,6 +116,13 @@ def test_a_file_without_metadata_runs_with_the_users_answers(folder):
     found = ptkit.predict("model.onnx", "images", size=16, classes="classes.txt", **ANSWERS)
     np.testing.assert_allclose(found.values, expected(found.paths), atol=0.02)
     assert found.notes == ("weights of model.onnx: the graph gives probabilities",)
+
+
+def test_images_for_a_graph_stay_on_the_cpu_where_there_is_a_gpu(folder, monkeypatch):
+    monkeypatch.setattr(subject, "choose_device", lambda _: torch.device("meta"))
+    write_onnx("model.onnx", graph(pixels=False), about=None)
+    found = ptkit.predict("model.onnx", "images", size=16, classes="classes.txt", **ANSWERS)
+    np.testing.assert_allclose(found.values, expected(found.paths), atol=0.02)
 
 
 def test_a_graph_of_one_size_and_a_fixed_batch_gives_the_same(folder):

@@ -9,7 +9,10 @@ import torch
 from example_run import write_images, write_run
 from PIL import Image
 
+from ptkit.core.data.lists import read_list
 from ptkit.core.errors import CheckpointError, DataError, UsageError
+from ptkit.core.training import prediction
+from ptkit.core.training.prediction import predict_list
 from ptkit.looking.answers import Answers
 from ptkit.looking.predictions import predict_images, predict_sources
 from ptkit.looking.subject import load_subject
@@ -42,6 +45,18 @@ def test_paths_bytes_pictures_and_arrays_get_the_answers_of_their_files(paths, s
         [np.asarray(picture) for picture in pictures],
     ):
         assert without_paths(predict_images(subject, given, top=2).rows) == without_paths(expected)
+
+
+def test_answers_do_not_depend_on_how_many_are_computed_together(paths, subject, monkeypatch):
+    Path("some.txt").write_text("".join(f"{path} 0\n" for path in paths))
+    images = subject.batches(read_list(Path("some.txt")), device="cpu", workers=1)
+    expected = predict_list(subject.model, images, task=subject.task)
+    monkeypatch.setattr(prediction, "_ROWS_AT_ONCE", 2)
+    found = predict_list(subject.model, images, task=subject.task)
+    assert len(found.values) == len(paths) > 2
+    assert np.array_equal(found.values, expected.values)
+    assert np.array_equal(found.answers, expected.answers)
+    assert found.unknown is None
 
 
 def test_one_image_needs_no_list(paths, subject):

@@ -398,3 +398,19 @@ def test_a_wrong_backbone_is_reported_before_the_others_are_computed(here):
     assert result.exit_code == 4
     assert "resnet81" in result.stderr
     assert "backbone runs/body" not in result.stdout
+
+
+def test_features_that_are_not_finite_are_refused_before_there_is_a_folder(here):
+    # As those of a network whose numbers fp16 is too small for, on some images.
+    Path("net.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, num_classes):\n"
+        "        super().__init__()\n"
+        "        self.fc = nn.Linear(3, num_classes)\n"
+        "    def forward(self, images):\n"
+        "        return self.fc(images.mean((2, 3)) / float(len(images) == 1 or 1e-45))\n"
+    )
+    torch.save({"fc.weight": torch.zeros(3, 3), "fc.bias": torch.zeros(3)}, "net.pt")
+    with pytest.raises(UsageError, match="some features of the model are NaN or infinite"):
+        ptkit.probe("net.pt", model="net.py:Net", name="none", **QUIET)

@@ -10,7 +10,7 @@ from ptkit.core.config.settings import DataSettings
 from ptkit.core.data.fingerprints import hash_files
 from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.lists import ImageList
-from ptkit.core.device import choose_device
+from ptkit.core.device import choose_device, is_out_of_memory, release_memory
 from ptkit.core.diagnosis.findings import Finding
 from ptkit.core.diagnosis.recorded import Evidence, Recorded, read_records
 from ptkit.core.diagnosis.rules import findings
@@ -71,6 +71,12 @@ def _evidence(run: Path, data: DataSettings, *, device: str, workers: int) -> Ev
     # A run that was moved, or of a user's own model, has its files all the same.
     except PtkitError as error:
         return replace(found, why_none=reason_of(error))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        # A training that is under way may have the GPU's.
+        release_memory(error)
+        return replace(found, why_none="out of memory: use --device cpu")
     found = replace(found, clean_train_accuracy=accuracy, num_clean=count)
     trained_on = _trained_on(subject)
     if trained_on is None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ptkit.core.data.keyed import Sampling, spread
 from ptkit.core.data.labels import REGRESSION
@@ -24,6 +24,9 @@ from ptkit.looking.pictures import add_events
 from ptkit.looking.subject import Subject
 from ptkit.plots.gradcam import Explained, gradcam_figure
 from ptkit.plots.saving import PictureFolder, file_names
+
+# All layers of so many images are kept for backward.
+_IMAGES_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -108,9 +111,12 @@ def find_regions(
         if not chosen and layers:
             chosen = match_layers(trace_layers(model, batch), layers)
         # One layer for all images: that of the first batch.
-        chosen = chosen or [explained_layer(model, batch, columns[0], sign=_sign(subject))]
+        first = slice(_IMAGES_AT_ONCE)
+        chosen = chosen or [
+            explained_layer(model, batch[first], columns[0][first], sign=_sign(subject))
+        ]
         heats = {
-            (layer, place): gradcam(model, batch, column, layer=layer, sign=_sign(subject))
+            (layer, place): _heats(model, batch, column, layer=layer, sign=_sign(subject))
             for layer in chosen
             for place, column in enumerate(columns)
         }
@@ -124,6 +130,18 @@ def find_regions(
                 yield Region(path, layer, name, value, shown[row], heat[row], box)
     if bad and len(bad) == len(images):
         raise DataError(f"no image can be read; the first: {bad[0]}")
+
+
+def _heats(
+    model: nn.Module, batch: Tensor, column: Sequence[int], *, layer: str, sign: float
+) -> npt.NDArray[np.float32]:
+    """Return `gradcam` of a batch, a few images at a time."""
+    parts = [
+        slice(start, start + _IMAGES_AT_ONCE) for start in range(0, len(batch), _IMAGES_AT_ONCE)
+    ]
+    return np.concatenate(
+        [gradcam(model, batch[part], column[part], layer=layer, sign=sign) for part in parts]
+    )
 
 
 def draw_regions(

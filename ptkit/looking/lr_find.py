@@ -4,7 +4,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ptkit.core.config.settings import Settings
+from ptkit.core.config.settings import AUTO, Settings
 from ptkit.core.errors import UsageError
 from ptkit.core.ranks import here
 from ptkit.core.training.lr_find import NUM_STEPS, range_test
@@ -42,9 +42,13 @@ def find_lr(settings: Settings, watch: Watcher, *, out: Path | None = None) -> F
     if settings.train.method == "probe":
         raise UsageError("--lr-find is for training by steps, which train.method=probe has none of")
     # What only follows a run would cost time, and an average changes nothing that is measured here.
+    train = replace(settings.train, ema=None, profile=False)
+    if train.compile == AUTO:
+        # It would be judged by the steps of a whole run.
+        train = replace(train, compile=False)
     settings = replace(
         settings,
-        train=replace(settings.train, ema=None, profile=False),
+        train=train,
         log=replace(settings.log, layers=False),
     )
     setup = prepare(settings, watch, is_resumed=False)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 
 from ptkit.core.config.settings import ALPHA
@@ -25,6 +26,7 @@ from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.core.models.checkpoints import rebuild
 from ptkit.core.models.fitting import fit_bare_weights
 from ptkit.core.models.locate import find_weights
+from ptkit.core.models.onnx_model import OnnxModel
 from ptkit.core.models.weights import Weights
 from ptkit.core.parts.calls import Call, joined, names_code, parse, parse_all
 from ptkit.core.ranks import here
@@ -166,7 +168,8 @@ class Subject:
 
     def batches(self, images: ImageList, *, device: str, workers: int) -> Batches:
         """Return the batches of a list as the model takes them; raises what `predict` does."""
-        place = own_device(choose_device(device))
+        is_onnx = isinstance(self.model, OnnxModel)
+        place = torch.device("cpu") if is_onnx else own_device(choose_device(device))
         sampling = Sampling(evaluation_batch_size(self.weights.size), rank=here())
         return Batches(images, self.parse_pipeline(), sampling, device=place, workers=workers)
 

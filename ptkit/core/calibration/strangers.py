@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ptkit.core.device import exact_products
 from ptkit.core.errors import CheckpointError
 
 # Of the directions in which features differ, so many are looked at one by one, the rest together.
@@ -76,7 +77,12 @@ class Strangers:
                 f"task.unknown is of {len(self.mean)} features, and the model has"
                 f" {features.shape[1]}: calibrate again"
             )
-        centred = F.normalize(features.float(), dim=1) - self.mean
+        # Differences of nearly equal numbers, which TF32 has no digits for.
+        with exact_products(features.device):
+            return self._distances(F.normalize(features.float(), dim=1) - self.mean)
+
+    def _distances(self, centred: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the distances of features of length 1 (n, D), less the mean."""
         along = centred @ self.basis
         # Rounding may leave less than nothing.
         rest = (centred.square().sum(1) - along.square().sum(1)).clamp_min(0)

@@ -44,7 +44,8 @@ def optimizer_parts(setup: Setup) -> tuple[Lines, Lines]:
     model = setup.model.module
     fixed = _frozen_lines(model, optimizer.frozen)
     kwargs = {k: literal(v) for k, v in OPTIMIZERS.named(optimizer.call).kwargs.items()}
-    how = [f"{key}=True" for key in ("fused", "foreach") if optimizer.optimizer.defaults.get(key)]
+    defaults = optimizer.optimizer.defaults
+    how = [f"{key}=True" for key in ("fused", "foreach", "capturable") if defaults.get(key)]
     own, more, params = _parameters(setup, model, optimizer)
     arguments = [params, "lr=LR", *(f"{k}={v}" for k, v in kwargs.items()), *how]
     name = f"torch.optim.{optimizer.call.name}"

@@ -218,8 +218,9 @@ def _check_outputs(model: nn.Module, setup: Setup, batch: Batch) -> None:
     """Compare what both models make of a batch; a GPU's own rounding is let pass."""
     own = setup.model.module.eval()
     with torch.no_grad():
-        expected = own(batch.images).cpu()
-        outputs = model.eval().to(batch.images.device)(batch.images).cpu()
+        images = batch.images[:8]
+        expected = own(images).cpu()
+        outputs = model.eval().to(images.device)(images).cpu()
     same = torch.allclose(outputs, expected, rtol=1e-2, atol=1e-3)
     assert same, "the script's model is another than the run's"
 

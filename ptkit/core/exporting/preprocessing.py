@@ -75,14 +75,14 @@ class CropAnySize(nn.Module):
         return self._windowed(images, self.height)
 
     def _windowed(self, images: Tensor, length: int) -> Tensor:
-        before = torch.full([1], images.shape[2], dtype=torch.int64)
+        before = torch.full([1], images.shape[2], dtype=torch.int64, device=images.device)
         spare = before - length
         half = torch.div(spare, 2, rounding_mode="floor")
         is_odd, is_half_odd = spare - 2 * half, half.abs() % 2
         # As torchvision rounds: of a window between two pixels, to the even one.
         inside = half + is_odd * is_half_odd
         start = torch.where(spare >= 0, inside, -torch.div(-spare, 2, rounding_mode="floor"))
-        return _taken(images, torch.arange(length) + start)
+        return _taken(images, torch.arange(length, device=images.device) + start)
 
 
 class PadAnyToSquare(nn.Module):
@@ -99,8 +99,9 @@ class PadAnyToSquare(nn.Module):
         side = height + width - lesser(height, width)
         # So that the border, which is black, becomes what is asked for.
         images = images - self.fill
-        images = _taken(images, torch.arange(side) - (side - height) // 2).transpose(2, 3)
-        images = _taken(images, torch.arange(side) - (side - width) // 2).transpose(2, 3)
+        places = torch.arange(side, device=images.device)
+        images = _taken(images, places - (side - height) // 2).transpose(2, 3)
+        images = _taken(images, places - (side - width) // 2).transpose(2, 3)
         return images + self.fill
 
 
@@ -212,7 +213,7 @@ class Whiten(nn.Module):
 
 def _taken(images: Tensor, places: Tensor) -> Tensor:
     """Return rows of images (n, C, H, W), by their places; black where there are none."""
-    count = torch.full([1], images.shape[2], dtype=torch.int64)
+    count = torch.full([1], images.shape[2], dtype=torch.int64, device=images.device)
     is_own = (places >= 0) & (places < count)
     found = images.index_select(2, torch.minimum(places.clamp(min=0), count - 1))
     return found * is_own[:, None].to(images.dtype)

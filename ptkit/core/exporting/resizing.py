@@ -52,8 +52,8 @@ class ResizeAnySize(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = self._size(images.shape[2], images.shape[3])
-        columns = self._weights(images.shape[3], width)
-        rows = self._weights(images.shape[2], height)
+        columns = self._weights(images.shape[3], width, images.device)
+        rows = self._weights(images.shape[2], height, images.device)
         if not self.is_rounded_twice:
             images = torch.matmul(images, columns.t()).transpose(2, 3)
             images = torch.matmul(images, rows.t()).transpose(2, 3)
@@ -77,14 +77,14 @@ class ResizeAnySize(nn.Module):
         new_width = lesser(new_width, self.longest * new_width // long)
         return new_height, new_width
 
-    def _weights(self, before: int, after: int) -> Tensor:
+    def _weights(self, before: int, after: int, device: torch.device) -> Tensor:
         """Return how much each pixel of a side counts in each new one, floats (after, before)."""
         # Rounded later, they must be exact; else as torch computes them for floats.
         kind = torch.float64 if self.is_rounded_twice else torch.float32
-        places = torch.arange(before, dtype=kind)
+        places = torch.arange(before, dtype=kind, device=device)
         scale = places.new_full((1,), before) / places.new_full((1,), after)
         stretch = scale.clamp(min=1.0)
-        centres = scale * (torch.arange(after, dtype=kind)[:, None] + 0.5)
+        centres = scale * (torch.arange(after, dtype=kind, device=device)[:, None] + 0.5)
         reach = self.reach * stretch
         # Below 0 there is no pixel; above 0 this cuts off as a conversion to a whole number does.
         starts, ends = (centres - reach + 0.5).floor(), (centres + reach + 0.5).floor()
@@ -101,7 +101,8 @@ class ResizeAnySize(nn.Module):
 
     def _passed(self, images: Tensor, weights: Tensor) -> Tensor:
         """Resize the last side: (n, C, H, W) to (n, C, H, after)."""
-        powers = 2.0 ** torch.arange(1, self.most_bits + 1, dtype=torch.float64)
+        bits = torch.arange(1, self.most_bits + 1, dtype=torch.float64, device=images.device)
+        powers = 2.0**bits
         fits = (0.5 + weights.max() * powers).floor() < self.below
         unit = 2.0 ** fits.to(torch.float64).sum()
         # Halves are rounded away from zero.

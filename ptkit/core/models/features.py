@@ -59,7 +59,8 @@ def seeing_features(model: nn.Module, *, num_classes: int) -> Iterator[Callable[
             caught[:] = inputs[:1]
 
     with hooked(model, [find_head(model, num_classes)], see):
-        yield lambda: mean_over_places(caught[0]).float()
+        # In float32: under autocast a mean would lose digits.
+        yield lambda: mean_over_places(caught[0].float())
 
 
 def mean_over_places(found: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Gradient-based Localization".
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import numpy.typing as npt
@@ -106,6 +107,7 @@ def _explained(
     with (
         hooked(model, names, keep),
         evaluating(model, keeps_random_state=True),
+        _with_gradients(model),
         torch.inference_mode(False),
         torch.enable_grad(),
     ):
@@ -133,6 +135,13 @@ def _explained(
     chosen = next((n for n in reversed(found) if layouts[n].maps(slopes[n]).any()), found[-1])
     maps = layouts[chosen].maps
     return chosen, maps(kept[chosen]).detach().float(), maps(slopes[chosen]).float()
+
+
+def _with_gradients(model: nn.Module) -> AbstractContextManager[None]:
+    """Return the context in which a model in evaluation mode has gradients."""
+    # cuDNN refuses those of recurrent layers outside training.
+    is_recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    return torch.backends.cudnn.flags(enabled=False) if is_recurrent else nullcontext()
 
 
 def _is_map(maps: Tensor) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ptkit.core.device import is_out_of_memory
+from ptkit.core.device import is_of_device, is_out_of_memory
 from ptkit.core.errors import UsageError
 from ptkit.core.models.layouts import Flow, Layout
 from ptkit.core.wording import first_of, nearest, reason_of
@@ -198,8 +198,8 @@ def taking(
     try:
         yield
     except _REFUSALS as error:
-        # No matter of size or batch alone.
-        if is_out_of_memory(error):
+        # No matter of size or batch alone, or of earlier work.
+        if is_out_of_memory(error) or is_of_device(error):
             raise
         what = f"{'×'.join(map(str, images.shape[2:]))} images"
         if in_training:

@@ -21,6 +21,7 @@ from ptkit.core.models.features import seeing_features
 from ptkit.core.training.tasks.task import Task
 
 _FAR = 1e3
+_ROWS_AT_ONCE = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,9 @@ def predicted_parts(
     def first() -> tuple[Indices, Predicted]:
         indices, found, wait = under_way.popleft()
         wait()
-        values, answers, *unknown = (each.numpy() for each in found)
+        arrays = (each.numpy() for each in found)
+        # Of a GPU they lie in pinned memory, which is used again only if nobody keeps it.
+        values, answers, *unknown = arrays if device.type == "cpu" else map(np.copy, arrays)
         return indices, Predicted(values, answers, unknown=unknown[0] if unknown else None)
 
     for batch in batches.epoch(bad=bad):
@@ -110,12 +113,25 @@ def predicted(outputs: Tensor, task: Task, *, features: Tensor | None = None) ->
     features: (N, D), needed where the task knows strangers.
     """
     task = task.on(outputs.device)
-    values, answers = task.values(outputs), task.answers(outputs)
-    unknown = task.is_unknown(outputs, features)
+    # What is computed of them on the way takes several times their memory.
+    parts = outputs.split(_ROWS_AT_ONCE)
+    seen = [None] * len(parts) if features is None else features.split(_ROWS_AT_ONCE)
+    found = [_rows_predicted(*some, task) for some in zip(parts, seen, strict=True)]
+    values, answers, unknown = zip(*found, strict=True)
     return Predicted(
-        values.cpu().numpy(),
-        answers.cpu().numpy(),
-        unknown=None if unknown is None else unknown.cpu().numpy(),
+        np.concatenate(values),
+        np.concatenate(answers),
+        unknown=None if unknown[0] is None else np.concatenate(unknown),
+    )
+
+
+def _rows_predicted(outputs: Tensor, features: Tensor | None, task: Task) -> tuple[Any, Any, Any]:
+    """Return values, answers and what is unknown of some images, None where nothing ever is."""
+    unknown = task.is_unknown(outputs, features)
+    return (
+        task.values(outputs).cpu().numpy(),
+        task.answers(outputs).cpu().numpy(),
+        None if unknown is None else unknown.cpu().numpy(),
     )
 
 
@@ -166,8 +182,15 @@ def run_list(
     if bad is not None:
         bad.update(merged(bad))
     order = np.concatenate(places)
-    outputs = in_list_order(torch.cat(rows), order)
-    return outputs, in_list_order(torch.cat(features), order) if features else None
+    outputs = in_list_order(_joined(rows), order)
+    return outputs, in_list_order(_joined(features), order) if features else None
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Return parts as one tensor, and forget them."""
+    whole = torch.cat(parts)
+    parts.clear()
+    return whole
 
 
 def _run(

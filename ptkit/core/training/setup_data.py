@@ -72,12 +72,12 @@ class PreparedData:
             batch_size=batch_size,
             drop_last=self.settings.drop_last,
         )
-        twice = Sampling(2 * batch_size, rank=here())
+        evaluated = _evaluation_sampling(batch_size, self.valid.pipeline)
         data = replace(
             self,
             train=self.train.resampled(sampling),
-            valid=self.valid.resampled(twice),
-            reference=self.reference.resampled(twice),
+            valid=self.valid.resampled(evaluated),
+            reference=self.reference.resampled(evaluated),
         )
         # Before these are closed, which would take the images off the device.
         data.settle()
@@ -140,8 +140,7 @@ def prepare_data(
     evaluated = functools.partial(
         Batches,
         pipeline=eval_pipeline,
-        # Without gradients a batch takes less than half the memory.
-        sampling=Sampling(2 * _batch_size(asked), rank=here()),
+        sampling=_evaluation_sampling(_batch_size(asked), eval_pipeline),
         device=device,
         workers=data.workers,
     )
@@ -324,6 +323,12 @@ def _sampling(like: Sampling, images: ImageList, *, batch_size: int, drop_last: 
     # BatchNorm needs two samples per step; a last batch of one would raise.
     is_alone = len(images) % batch_size == 1 and len(images) > 1
     return replace(like, batch_size=batch_size, drop_last=drop_last or is_alone)
+
+
+def _evaluation_sampling(batch_size: int, pipeline: Pipeline) -> Sampling:
+    """Return the sampling of evaluation beside training batches of a size."""
+    # Without gradients a batch takes less than half the memory; each crop counts as an image.
+    return Sampling(max(2 * batch_size // pipeline.num_crops, 1), rank=here())
 
 
 def _share_a_prefix(one: Pipeline, other: Pipeline) -> bool:

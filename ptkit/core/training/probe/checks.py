@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ptkit.core.config.settings import AUTO, Settings
 from ptkit.core.data.labels import SINGLE
+from ptkit.core.device import exact_products
 from ptkit.core.errors import UsageError
 from ptkit.core.models.features import features
 from ptkit.core.models.hooks import evaluating
@@ -84,7 +85,7 @@ def check_head(model: nn.Module, loss: Loss, images: Tensor) -> None:
     if not isinstance(head, nn.Linear) or head.bias is None:
         raise UsageError(f"a probe needs a linear head with a bias, and {name} is {head}")
     # Whatever follows the head would be missing from what is fitted.
-    with evaluating(model), torch.inference_mode():
+    with evaluating(model), torch.inference_mode(), exact_products(images.device):
         found = features(model, num_classes=loss.facts.num_classes)(images[:1])
         if found.shape[1] != head.in_features or not torch.allclose(
             head(found), model(images[:1]).float(), rtol=1e-3, atol=1e-4

@@ -23,6 +23,7 @@ from ptkit.core.data.loading.entries import (
 from ptkit.core.data.loading.keeping import list_key
 from ptkit.core.device import autocast
 from ptkit.core.distributed import in_list_order
+from ptkit.core.errors import UsageError
 from ptkit.core.machine import keep_freed_memory
 from ptkit.core.models.features import features
 from ptkit.core.training.probe.linear_head import Head, fit_head
@@ -85,10 +86,11 @@ def features_of(
             advance(batch.whole_size)
     order = np.concatenate(places)
     # Out of inference mode, in which nothing can be fitted.
-    return Features(
-        tuple(in_list_order(torch.cat(view), order).clone() for view in views if view),
-        torch.from_numpy(batches.images.labels),
-    )
+    found_views = tuple(in_list_order(torch.cat(view), order).clone() for view in views if view)
+    if not all(bool(view.isfinite().all()) for view in found_views):
+        remedy = "pass --precision fp32" if dtype is torch.float16 else "its weights are damaged"
+        raise UsageError(f"some features of the model are NaN or infinite: {remedy}")
+    return Features(found_views, torch.from_numpy(batches.images.labels))
 
 
 def features_key(images: ImageList, parts: Iterable[Any], weights: dict[str, Tensor]) -> str:

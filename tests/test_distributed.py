@@ -1,5 +1,6 @@
 """Several processes of gloo on this machine: as one would be."""
 
+import gc
 import io
 import json
 import os
@@ -9,8 +10,9 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Sequence
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,13 +26,17 @@ from torch import nn
 from typer.testing import CliRunner
 
 from ptkit.commands.app import app
+from ptkit.core import distributed
+from ptkit.core.config.layers import resolve
 from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.lists import read_list
 from ptkit.core.data.loading.batches import Batch, Batches
 from ptkit.core.data.transforms.pipeline import Pipeline
+from ptkit.core.distributed import lost
 from ptkit.core.errors import UsageError
-from ptkit.core.ranks import Rank, rank_of_environment
+from ptkit.core.ranks import Rank, being, rank_of_environment
 from ptkit.core.sharding import blocks_of
+from ptkit.core.training.setup_ranks import for_ranks
 
 # Without BatchNorm, whose statistics are of each process's own images.
 RUN = """
@@ -275,6 +281,55 @@ def test_blocks_are_children_of_rows_with_enough_parameters() -> None:
     found = blocks_of(model, least=72)
     # Attention reads the weights of its last layer without calling it.
     assert found == [row[0], row[1][0], attention, model["head"]]
+
+
+def test_blocks_keep_no_parameter_that_dividing_replaces() -> None:
+    gc.collect()
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    blocks_of(model, least=72)
+    before = weakref.ref(model[0].weight)
+    model[0].weight = nn.Parameter(torch.zeros(8, 8))
+    # Without a search for cycles, which may come late.
+    assert before() is None
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (RuntimeError("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer"), True),
+        (RuntimeError("NCCL error: remote process exited or there was a network error"), True),
+        (RuntimeError("NCCL communicator was aborted on rank 1"), True),
+        (RuntimeError("NCCL error: Duplicate GPU detected : rank 1 and rank 0"), False),
+        (RuntimeError("NCCL error: out of memory"), False),
+        (RuntimeError("shapes do not agree"), False),
+    ],
+)
+def test_only_an_error_of_another_process_is_told_as_one(error: Exception, expected: bool) -> None:
+    assert (lost(error) is not None) is expected
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_after_an_error_no_process_on_a_gpu_waits_for_the_others(
+    monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    left = []
+    monkeypatch.setattr(distributed, "rank_of_environment", lambda: Rank(0, 2))
+    monkeypatch.setattr(distributed, "_begin", lambda _: None)
+    monkeypatch.setattr(distributed, "_said_once", nullcontext)
+    monkeypatch.setattr(distributed, "_has_nccl", lambda: True)
+    for name in ("destroy_process_group", "distributed_c10d._abort_process_group"):
+        monkeypatch.setattr(f"torch.distributed.{name}", lambda name=name: left.append(name))
+    with suppress(ValueError), distributed.joined():
+        if fails:
+            raise ValueError("not an image")
+    assert left == ["distributed_c10d._abort_process_group" if fails else "destroy_process_group"]
+
+
+def test_a_batch_size_that_one_process_measures_waits_for_no_other() -> None:
+    asked = resolve({"train": {"batch_size": "auto", "sync_batchnorm": True}})
+    assert for_ranks(asked) is asked
+    with being(Rank(0, 2)), pytest.raises(UsageError, match=r"sync_batchnorm waits for all"):
+        for_ranks(asked)
 
 
 TRAIN = ["-m", "ptkit", "train", "--model", "lenet", "--batch-size", "10", "--device", "cpu",

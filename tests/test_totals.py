@@ -543,3 +543,8 @@ def test_a_weighted_run_of_an_earlier_version_is_not_resumed(here: Path) -> None
     longer = replace(settings, train=replace(settings.train, epochs=2))
     with pytest.raises(UsageError, match=r"begun by an earlier ptkit, .* `ptkit finetune runs/1`"):
         run(longer, watch=Unwatched(), resume=folder)
+
+
+def test_a_step_that_adds_nothing_is_not_looked_at() -> None:
+    # As of a process whose only batch of a step stands in for one that another has.
+    assert not Totals(build_loss(parse("CrossEntropyLoss()"), FACTS[SINGLE])).is_due()

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ptkit.core.device import is_out_of_memory
 from ptkit.core.errors import InterruptedRunError, PtkitError, StorageError, UsageError
 from ptkit.core.ranks import being, here, rank_of_environment
 
@@ -34,6 +35,10 @@ _blocks = itertools.count()
 # How long a rank that fails waits for the first one to say the same.
 _TELLING_S = 2.0
 _SAID, _CLAIMED = "said", "claimed"
+
+
+# What NCCL and its watchdog say of a connection to another process.
+_LOST_TO_NCCL = ("remote", "aborted", "timed out", "timeout", "closed", "reset by peer")
 
 
 class LostRankError(StorageError):
@@ -58,9 +63,10 @@ def joined() -> Iterator[None]:
     try:
         with being(rank), _said_once():
             yield
-    finally:
-        _control.cache_clear()
-        dist.destroy_process_group()
+    except BaseException:
+        _leave(others_wait=False)
+        raise
+    _leave(others_wait=True)
 
 
 def own_device(device: torch.device) -> torch.device:
@@ -241,21 +247,45 @@ def talking() -> Iterator[None]:
 def lost(error: BaseException) -> LostRankError | None:
     """Return what an error of torch means, if it is that another rank does not answer."""
     text = str(error)
-    words = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
-    if not isinstance(error, dist.DistError) and not any(word in text for word in words):
+    if is_out_of_memory(error):
+        return None
+    if isinstance(error, dist.DistBackendError) or "NCCL" in text:
+        # It also says what is wrong here, such as two processes on one GPU.
+        is_lost = any(word in text.lower() for word in _LOST_TO_NCCL)
+    else:
+        words = ("gloo", "Connection closed by peer", "Connection reset by peer")
+        is_lost = isinstance(error, dist.DistError) or any(word in text for word in words)
+    if not is_lost:
         return None
     return LostRankError("another process of the job has ended, or does not answer")
 
 
 def _begin(local: int) -> None:
     backend = "gloo"
-    if torch.cuda.is_available() and dist.is_nccl_available():
+    if _has_nccl():
         backend = "cpu:gloo,cuda:nccl"
         # NCCL talks from the current device.
         torch.cuda.set_device(local % torch.cuda.device_count())
     with talking():
         dist.init_process_group(backend, timeout=_timeout())
     _control()
+
+
+def _leave(*, others_wait: bool) -> None:
+    """Leave the job; others_wait: the others do the same, as they do not after an error of this
+    one.
+    """
+    _control.cache_clear()
+    if others_wait or not _has_nccl():
+        dist.destroy_process_group()
+        return
+    # That would wait for them, for what they were to send, and keep the error from being said.
+    with suppress(RuntimeError):
+        dist.distributed_c10d._abort_process_group()
+
+
+def _has_nccl() -> bool:
+    return torch.cuda.is_available() and dist.is_nccl_available()
 
 
 def _timeout() -> timedelta:

@@ -5,8 +5,8 @@ backward, and adds up its gradients into the parts. What is saved is whole, as o
 """
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -17,8 +17,8 @@ from ptkit.core.ranks import here
 
 # Smaller blocks are brought together with what holds them: an exchange costs time by itself.
 _LEAST = 1_000_000
-# The first torch that divides models on CPUs too.
-_ON_CPU = "2.8"
+# Older ones do not divide models on CPUs, nor take apart again what is outside all blocks.
+_SINCE = "2.8"
 # What calls its children one by one; others may read the weights of a child without calling it.
 _ROWS = (nn.Sequential, nn.ModuleList)
 
@@ -32,10 +32,9 @@ class Sharded:
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
-        if device.type == "cpu" and torch.__version__ < _ON_CPU:
+        if torch.__version__ < _SINCE:
             raise UsageError(
-                f"train.shard on CPUs needs torch {_ON_CPU}, and this is {torch.__version__}: leave"
-                " it out, or train on GPUs"
+                f"train.shard needs torch {_SINCE}, and this is {torch.__version__}: leave it out"
             )
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -61,11 +60,11 @@ class Sharded:
     def __call__(self, images: Tensor) -> Tensor:
         return cast(Tensor, self._model(images))  # type: ignore[operator]
 
-    @contextmanager
-    def adding_up(self, *, is_last: bool) -> Iterator[None]:
-        """See `Replica.adding_up`."""
-        self._model.set_requires_gradient_sync(is_last)
-        yield
+    def adding_up(self, *, is_last: bool) -> AbstractContextManager[None]:
+        """See `Replica.adding_up`; each batch is added to the parts of the gradients: until the
+        last one each rank would have them whole.
+        """
+        return nullcontext()
 
 
 def blocks_of(model: nn.Module, *, least: int = _LEAST) -> list[nn.Module]:
@@ -73,19 +72,20 @@ def blocks_of(model: nn.Module, *, least: int = _LEAST) -> list[nn.Module]:
     model and of its Sequentials and ModuleLists with at least so many parameters of their own.
     """
     blocks: list[nn.Module] = []
-    taken: set[nn.Parameter] = set()
+    # Not the parameters: dividing replaces each, and frees it where nothing else keeps it.
+    taken: set[int] = set()
 
     def visit(module: nn.Module) -> None:
         for child in module.children():
             visit(child)
-            own = set(child.parameters()) - taken
+            own = [p for p in child.parameters() if id(p) not in taken]
             is_called = isinstance(module, _ROWS) or module is model
             # Nothing calls a ModuleList itself.
             if isinstance(child, nn.ModuleList | nn.ModuleDict) or not is_called:
                 continue
             if sum(parameter.numel() for parameter in own) >= least:
                 blocks.append(child)
-                taken.update(own)
+                taken.update(map(id, own))
 
     visit(model)
     return blocks

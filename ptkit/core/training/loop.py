@@ -285,7 +285,8 @@ def _gradients(training: Training, batches: Sequence[Batch], totals: Totals | No
             training.scaler.scaled(as_rank(part, batch)).backward()
             clock.lap("backward")
         part, count = own_share(training.loss, part.detach(), counts[number])
-        parts.append(part)
+        # What stands in for an image counts for nothing.
+        parts.append(torch.zeros_like(part) if batch.is_stand_in else part)
         if totals is not None and not batch.is_stand_in:
             size = len(batch.labels)
             totals.add(part, over=over, count=count, num_images=size, **answers)

@@ -1,5 +1,6 @@
 """One run, end to end: from settings to a run folder with checkpoints, logs and pictures."""
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -251,7 +252,8 @@ class _Saver:
         self._watch.step(progress)
         self._position = Position(progress.epoch - 1, progress.step, progress.seconds)
         self._totals = progress.totals
-        is_due = self.times.after_step(self._current.training.schedule.num_steps)
+        # By one clock.
+        is_due = self.times.after_step(self._current.training.schedule.num_steps) and here().is_main
         signal_number, is_wanted = self._votes.largest(self._flag.signal_number or 0, is_due)
         if is_wanted:
             self._begin()
@@ -300,7 +302,8 @@ def _train(current: Run, watch: Watcher, link: Path | None, saver: _Saver) -> No
             # Each rank has read its own images only, and the first one asks for all.
             for batches in (current.training.train, current.training.valid):
                 share_hashes(batches.known_hashes())
-        is_best = _record(current, result, is_due=saver.times.after_epoch(result.epoch))
+        is_due = from_main(functools.partial(saver.times.after_epoch, result.epoch))
+        is_best = _record(current, result, is_due=is_due)
         saver.after_epoch(result.epoch)
         watch.epoch(result, is_best=is_best)
         # Before its first epoch a run has no checkpoint to link to.

@@ -46,6 +46,11 @@ def for_ranks(settings: Settings) -> Settings:
     Raises:
         UsageError: see above.
     """
+    if not here().is_alone and settings.train.sync_batchnorm and settings.train.batch_size == AUTO:
+        raise UsageError(
+            "--batch-size auto is measured by one process, and train.sync_batchnorm waits for all:"
+            " give a number"
+        )
     if not in_parts(settings):
         return settings
     if settings.train.batch_size == AUTO:

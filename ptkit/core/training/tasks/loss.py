@@ -294,6 +294,9 @@ class Totals:
 
     def is_due(self) -> bool:
         """Whether to read now: many batches wait, or the last loss is bad."""
+        # A stand-in adds none.
+        if not self._losses:
+            return False
         # On a CPU looking at the loss waits for nothing.
         last = self._losses[-1]
         return len(self._losses) >= _MANY or (last.is_cpu and not math.isfinite(last.item()))

@@ -176,6 +176,17 @@ def test_guessing_classes_that_are_drawn_equally_often_is_the_logarithm_of_their
     assert guessing_loss(of_other, is_balanced=True) is None
 
 
+def test_guessing_mixed_images_is_a_mean_over_images_whatever_their_classes_weigh():
+    empty = torch.empty(0)
+    facts = LabelFacts("single-label", 3, 10, torch.tensor([4.0, 3, 3]), empty, empty)
+    plain, weighted = (
+        build_loss(parse(call), facts)
+        for call in ("CrossEntropyLoss()", "CrossEntropyLoss(weight=[5, 5, 5])")
+    )
+    expected = 5 * guessing_loss(plain, is_balanced=False)
+    assert guessing_loss(weighted, is_balanced=False, is_mixed=True) == pytest.approx(expected)
+
+
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(make_lists(tmp_path))

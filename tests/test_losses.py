@@ -241,6 +241,18 @@ def test_an_unmixed_share_of_one_is_the_plain_loss(name: str) -> None:
     assert torch.allclose(mixed, loss(OUTPUTS, LABELS))
 
 
+def test_a_loss_that_gives_no_image_its_own_is_not_mixed(tmp_path: Path) -> None:
+    (tmp_path / "own_loss.py").write_text(
+        "import torch\n"
+        "class Mean(torch.nn.CrossEntropyLoss):\n"
+        "    def forward(self, outputs, labels):\n"
+        "        return super().forward(outputs, labels).mean()\n"
+    )
+    loss = build_loss(parse(f"{tmp_path}/own_loss.py:Mean()"), CLASSES)
+    with pytest.raises(UsageError, match="Mean must give each image's for reduction='none'"):
+        loss.mixed(OUTPUTS, LABELS, LABELS.flip(0), torch.ones(2))
+
+
 def test_mixed_cross_entropy_is_that_of_soft_targets() -> None:
     share = torch.tensor([0.3, 0.8])
     loss = build_loss(parse("CrossEntropyLoss(label_smoothing=0.1, weight=[1, 2, 5])"), CLASSES)

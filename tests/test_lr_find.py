@@ -1,17 +1,24 @@
 """The range test: which rates it finds, and that it trains nothing."""
 
 import csv
+import itertools
 import json
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tiny_data import make_lists
 from typer.testing import CliRunner
 
 from ptkit.commands.app import app
+from ptkit.core.config.layers import resolve
 from ptkit.core.errors import UsageError
-from ptkit.core.training.lr_find import RangeTest
+from ptkit.core.training import lr_find as of_training
+from ptkit.core.training.lr_find import RangeTest, range_test
+from ptkit.core.training.observers import Unwatched
+from ptkit.core.training.setup import prepare
 from ptkit.looking import lr_find
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
@@ -57,6 +64,38 @@ def test_a_loss_that_only_rises_suggests_the_lowest_rate():
     assert found.has_diverged
 
 
+def range_of(losses, monkeypatch):
+    """Return the range test of a run whose steps have these losses, and then the last one."""
+    given = itertools.chain(losses, itertools.repeat(losses[-1]))
+
+    def make_step(_training, _batches, totals):
+        totals.add(torch.tensor(next(given)), over=1, count=1, num_images=1)
+
+    monkeypatch.setattr(of_training, "make_step", make_step)
+    setup = prepare(resolve({"model": {"call": "lenet()"}}), Unwatched(), is_resumed=False)
+    with closing(setup.data):
+        return range_test(setup.training)
+
+
+@pytest.mark.parametrize(
+    ("losses", "has_diverged"),
+    [
+        # A loss of counts may be negative, and one with a margin 0.
+        (np.linspace(1, -0.4, 100), False),
+        ([0.3, 0.1] + [0.0] * 20 + [0.003] * 5, False),
+        ([0.0] * 20 + [0.01] * 5, False),
+        ([2.3] * 50 + [0.5] * 10 + [2.1] * 5, True),
+        ([1.0] * 10 + [-0.4] * 20 + [1.5] * 5, True),
+        ([0.3, 0.1] + [0.0] * 20 + [5.0] * 5, True),
+    ],
+)
+def test_a_loss_ran_away_where_it_rose_far_above_its_lowest(
+    losses, has_diverged, here, monkeypatch
+):
+    found = range_of(list(map(float, losses)), monkeypatch)
+    assert found.has_diverged is has_diverged
+
+
 def test_a_rate_is_suggested_and_nothing_is_trained(here):
     done = invoke("--json", "--model", "lenet")
     assert done.exit_code == 0, done.output
@@ -87,6 +126,7 @@ def test_the_same_seed_finds_the_same_rate_in_a_folder_that_is_split_first(here)
         (["--preflight"], "leave --preflight out"),
         (["--name", "a"], "leave --name out"),
         (["--set", "train.method=probe"], "has none of"),
+        (["--optimizer", "Rprop()"], "leave --lr-find out"),
     ],
 )
 def test_what_makes_no_sense_beside_it_is_refused(arguments, words, here):

@@ -132,6 +132,19 @@ def test_frozen_parameters_have_no_gradient_and_keep_batchnorm_statistics(model:
     assert model[0].weight.grad is None
 
 
+def test_batchnorm_without_parameters_goes_with_the_part_that_it_is_in() -> None:
+    norm = nn.BatchNorm2d(4, affine=False)
+    body = nn.Sequential(nn.Conv2d(3, 4, 3), norm)
+    model = nn.Sequential(body, nn.Flatten(), nn.Linear(16, 2))
+    for groups, expected in ((["0: frozen"], False), (["0.0.bias: frozen"], True)):
+        prepared = build_optimizer(parse("SGD()"), model, lr=0.1, groups=groups)
+        model.train()
+        freeze_statistics(model, prepared.frozen)
+        assert norm.training is expected
+        for parameter in model.parameters():
+            parameter.requires_grad_(True)
+
+
 def test_excluded_parameters_have_a_gradient_but_do_not_move(model: nn.Module) -> None:
     prepared = build_optimizer(parse("SGD()"), model, lr=0.1, groups=["0.*: excluded"])
     before = model[0].weight.detach().clone()

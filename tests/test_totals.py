@@ -548,3 +548,16 @@ def test_a_weighted_run_of_an_earlier_version_is_not_resumed(here: Path) -> None
 def test_a_step_that_adds_nothing_is_not_looked_at() -> None:
     # As of a process whose only batch of a step stands in for one that another has.
     assert not Totals(build_loss(parse("CrossEntropyLoss()"), FACTS[SINGLE])).is_due()
+
+
+@pytest.mark.parametrize(("optimizer", "expected"), [("SGD()", True), ("LBFGS()", False)])
+def test_clipping_is_advised_where_it_can_help(
+    optimizer: str, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(make_lists(tmp_path))
+    asked = {"model": {"call": "lenet()"}, "optimizer": {"call": optimizer}}
+    setup = prepare(resolve(asked), Unwatched(), is_resumed=False)
+    advice = divergence.remedy(setup.training, num_steps=3)
+    setup.data.close()
+    assert advice.startswith("try a lower --lr")
+    assert ("train.clip_grad=1" in advice) is expected

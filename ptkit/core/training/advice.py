@@ -126,7 +126,11 @@ def facts_of_run(run: Run) -> Facts:
         majority=majority,
         unseen_classes=unseen,
         smallest_class=smallest,
-        guessing=guessing_loss(loss, is_balanced=settings.data.sampler == "balanced"),
+        guessing=guessing_loss(
+            loss,
+            is_balanced=settings.data.sampler == "balanced",
+            is_mixed=run.training.train.pipeline.mix is not None,
+        ),
         lr=settings.optimizer.lr if settings.train.method != "probe" else None,
         train_list=settings.data.train,
         valid_list=settings.data.valid,
@@ -180,10 +184,8 @@ def _no_better_than_majority(facts: Facts) -> str | None:
     files = shlex.join([str(facts.run), facts.valid_list])
     helps = f"what it confuses: `ptkit confmat {files}`"
     if majority.share * facts.num_classes >= _UNEVEN and facts.lr is not None:
-        helps = (
-            f"so that small classes count: `{facts.again} --set data.sampler=balanced"
-            " --set train.metric=balanced_accuracy`"
-        )
+        metric = " --set train.metric=balanced_accuracy" if facts.kind == SINGLE else ""
+        helps = f"so that small classes count: `{facts.again} --set data.sampler=balanced{metric}`"
     if facts.is_photos and facts.is_from_scratch:
         helps = f"from pretrained weights: {facts.from_pretrained}"
     return (

@@ -53,9 +53,9 @@ def remedy(training: "Training", *, num_steps: int) -> str:
         )
     settings = training.settings
     is_clipped = settings.clip_grad is not None or settings.clip_value is not None
-    advice = f"{wider or 'try '}a lower --lr" + (
-        "" if is_clipped else " or --set train.clip_grad=1"
-    )
+    # LBFGS measures curvature by differences of gradients, which clipping falsifies.
+    can_clip = not is_clipped and not isinstance(training.optimizer, torch.optim.LBFGS)
+    advice = f"{wider or 'try '}a lower --lr" + (" or --set train.clip_grad=1" if can_clip else "")
     call = training.loss.call
     # Such as a mean over nothing, in a batch of one class.
     return f"{advice}; or {call.name} itself gives it for some batch" if call.prefix else advice

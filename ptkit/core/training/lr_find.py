@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from ptkit.core.errors import UsageError
 from ptkit.core.training.loop import Training, make_step
@@ -17,9 +18,11 @@ Values = npt.NDArray[np.float64]
 LOWEST, HIGHEST, NUM_STEPS = 1e-6, 10.0, 100
 # Weight of the neighbours in a smoothed loss.
 _PAST = 0.8
-# The test ends where the mean of the last losses is so many times its lowest.
-_DIVERGED = 4.0
-# Losses that ran away are smoothed as so many times the first ones.
+# The test ends where the mean of the last losses is so many times its lowest above that; of a loss
+# that is near 0 or below, so many times a tenth of how far it fell, and never by less than this.
+_DIVERGED = 3.0
+_OF_FALL, _LEAST_RISE = 0.1, 0.03
+# Losses that ran away are smoothed as twice the first ones, or as far above those.
 _HIGHEST_LOSS = 2.0
 
 _NUM_RECENT = 5
@@ -60,9 +63,15 @@ def range_test(training: Training, on_step: Callable[[int], None] = lambda _n: N
     training: for this alone. Its schedule is not used; groups keep their ratios to the run's rate.
 
     Raises:
-        UsageError: the loss is not finite from the first step on.
+        UsageError: the loss is not finite from the first step on; or of Rprop, which reads its rate
+            at the first step alone.
     """
     optimizer, setup = training.optimizer, training.optimizer_setup
+    if isinstance(optimizer, torch.optim.Rprop):
+        raise UsageError(
+            "Rprop takes its rate at the first step alone, and finds its steps by itself: leave"
+            " --lr-find out"
+        )
     factors = [group["lr"] / setup.lr for group in optimizer.param_groups]
     epochs = (training.train.epoch(epoch) for epoch in itertools.count(1))
     batches = itertools.chain.from_iterable(epochs)
@@ -82,7 +91,8 @@ def range_test(training: Training, on_step: Callable[[int], None] = lambda _n: N
         on_step(1)
         recent = float(np.mean(losses[-_NUM_RECENT:]))
         lowest = min(lowest, recent)
-        if recent > _DIVERGED * lowest:
+        unit = max(abs(lowest), _OF_FALL * (losses[0] - lowest))
+        if recent - lowest > max(_DIVERGED * unit, _LEAST_RISE):
             break
     if len(losses) < 2:
         raise UsageError(
@@ -93,7 +103,9 @@ def range_test(training: Training, on_step: Callable[[int], None] = lambda _n: N
 
 def _smoothed(losses: Values) -> Values:
     """Return means over neighbours on both sides, which shift nothing to higher rates."""
-    values = np.minimum(losses, _HIGHEST_LOSS * losses[:_NUM_RECENT].mean())
+    first = losses[:_NUM_RECENT].mean()
+    rise = max((_HIGHEST_LOSS - 1) * abs(first), _LEAST_RISE)
+    values = np.minimum(losses, first + rise)
     distances = np.abs(np.arange(len(values))[:, None] - np.arange(len(values)))
     weights: Values = _PAST**distances
     mean: Values = weights @ values / weights.sum(1)

@@ -233,10 +233,11 @@ def _restore(saved: SavedState, setup: Setup) -> str:
 
 def _check_fits(state: Mapping[str, Any], training: Training) -> None:
     """Compare a saved state with the run's own before any of it is loaded; raises ValueError."""
-    schedule = training.schedule.state_dict()
-    fault = fault_of_optimizer(state["optimizer"], training.optimizer) or fault_unlike(
-        state["scheduler"], schedule, "the schedule"
+    fault = fault_of_optimizer(
+        state["optimizer"], training.optimizer, is_own=bool(training.optimizer_setup.call.prefix)
     )
+    if fault is None and not training.schedule.is_own:
+        fault = fault_unlike(state["scheduler"], training.schedule.state_dict(), "the schedule")
     if fault is not None:
         raise ValueError(f"of the saved optimizer and schedule: {fault}")
 

@@ -54,7 +54,9 @@ def with_gauge(
         "class_names": list(training.train.images.class_names),
         "class_counts": _counts(training.train, loss.facts.num_classes),
         "valid_counts": _counts(training.valid, loss.facts.num_classes),
-        "guessing": guessing_loss(loss, is_balanced=is_balanced),
+        "guessing": guessing_loss(
+            loss, is_balanced=is_balanced, is_mixed=training.train.pipeline.mix is not None
+        ),
         "precision": precision_of(training.dtype),
         "clip_grad": settings.clip_grad,
         "weights": _described(weights, training.optimizer_setup),

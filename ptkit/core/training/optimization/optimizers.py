@@ -59,7 +59,7 @@ _WITHOUT_NORM = 0.1
 
 _NOTES = {
     "Rprop": "Rprop is made for full batches: on small ones gradients change sign by chance; raise"
-    " --batch-size",
+    " --batch-size; its rate counts at the first step alone: --set scheduler.warmup=0",
     "LBFGS": "LBFGS is made for full or large batches: on small ones it mistakes noise for"
     " curvature; raise --batch-size",
 }
@@ -260,6 +260,9 @@ def freeze_statistics(model: nn.Module, frozen: Iterable[str]) -> None:
     names = set(frozen)
     for prefix, module in model.named_modules():
         own = [name for name, _ in module.named_parameters(prefix, recurse=False)]
+        if not own and (around := prefix.rpartition(".")[0]):
+            # One without parameters goes with what it is in.
+            own = [name for name, _ in model.get_submodule(around).named_parameters(around)]
         has_statistics = isinstance(getattr(module, "running_mean", None), Tensor)
         if has_statistics and own and names.issuperset(own):
             module.eval()

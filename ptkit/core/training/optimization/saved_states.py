@@ -16,11 +16,14 @@ _PLAIN = (int, float, str, list, type(None))
 _KERNELS = frozenset({"fused", "foreach", "capturable"})
 
 
-def fault_of_optimizer(saved: Mapping[str, Any], optimizer: Any) -> str | None:
+def fault_of_optimizer(
+    saved: Mapping[str, Any], optimizer: Any, *, is_own: bool = False
+) -> str | None:
     """Say what of a saved optimizer's state does not fit its parameters, if anything.
 
     A state's tensors have the shape of their parameter, or 1 in the place of some sides
     (Adafactor), or are one number (a step), or all parameters in one piece (L-BFGS).
+    is_own: the optimizer is the user's, whose states may have any shape.
     """
     parts, own_parts = saved.get("parts", []), getattr(optimizer, "parts", [])
     if len(parts) != len(own_parts):
@@ -30,6 +33,8 @@ def fault_of_optimizer(saved: Mapping[str, Any], optimizer: Any) -> str | None:
     groups, own_groups = saved.get("param_groups", []), optimizer.param_groups
     if [len(group["params"]) for group in groups] != [len(group["params"]) for group in own_groups]:
         return "its groups have other parameters"
+    if is_own:
+        return None
     parameters = [parameter for group in own_groups for parameter in group["params"]]
     names = [number for group in groups for number in group["params"]]
     total = sum(parameter.numel() for parameter in parameters)

@@ -87,6 +87,12 @@ class Schedule:
         self._shadows = {_name(group, k): group for k, group in enumerate(shadow.param_groups)}
 
     @property
+    def is_own(self) -> bool:
+        """Whether the scheduler is the user's, whose state may have any form."""
+        module = type(self._scheduler).__module__
+        return self._scheduler is not None and not module.startswith(("torch.", "ptkit."))
+
+    @property
     def warmup_text(self) -> str:
         """The warm-up in words."""
         if self.warms_up_itself:

@@ -7,14 +7,15 @@ from ptkit.core.data.labels import SINGLE
 from ptkit.core.training.tasks.loss import Loss
 
 
-def guessing_loss(loss: Loss, *, is_balanced: bool) -> float | None:
+def guessing_loss(loss: Loss, *, is_balanced: bool, is_mixed: bool = False) -> float | None:
     """Return the mean cross-entropy of the best answer that is the same for every training image.
 
     Without weights and smoothing it is the entropy of the classes' shares, ln K where these are
     equal. In general: of targets that add up to q over the classes, the least of -Σ q log p, at
     p = q / Σ q. None for other losses, and for sums.
 
-    is_balanced: classes are drawn equally often.
+    is_balanced: classes are drawn equally often. is_mixed: MixUp or CutMix mix the images, whose
+    mean is over images whatever their classes weigh.
     """
     criterion = loss.criterion
     is_entropy = type(criterion) in (nn.CrossEntropyLoss, nn.NLLLoss)
@@ -28,7 +29,8 @@ def guessing_loss(loss: Loss, *, is_balanced: bool) -> float | None:
     smoothing = getattr(criterion, "label_smoothing", 0.0)
     # As torch has it: smoothing gives every image of a class that counts the weights of all.
     spread = counts[weights > 0].sum() * weights / len(counts)
-    target = ((1 - smoothing) * weights * counts + smoothing * spread) / (weights * counts).sum()
+    over = counts[weights > 0] if is_mixed else weights * counts
+    target = ((1 - smoothing) * weights * counts + smoothing * spread) / over.sum()
     return float(target.sum()) * _entropy(target / target.sum())
 
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ptkit.core.errors import UsageError
 from ptkit.core.parts.calls import Call
 from ptkit.core.training.tasks.pairs import Pairing
 from ptkit.core.training.tasks.task import Task
@@ -201,6 +202,11 @@ class Loss(nn.Module):
     def _each(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of each image, (n,)."""
         values = self._applied(self._unreduced, outputs.float(), labels)
+        if values.ndim == 0:
+            raise UsageError(
+                f"MixUp and CutMix mix the losses of single images: {self.call.name} must give each"
+                " image's for reduction='none'"
+            )
         if values.ndim == 1:
             return values
         is_mean = self.reduction == "mean"

@@ -14,7 +14,9 @@ from tiny_data import CLASS_NAMES, make_lists
 from torch import nn
 
 import ptkit
+from ptkit.core.comparing.runs import read_run
 from ptkit.core.data.loading.batches import Batch
+from ptkit.core.run_files import read_outputs
 from ptkit.core.training.recording.frozen import FrozenStatistics
 from ptkit.core.training.recording.layers import LayerGauge, sampled_steps
 from ptkit.core.training.recording.outputs import Margins
@@ -303,3 +305,15 @@ def test_sampled_steps_are_spread_over_the_epoch(num_steps):
     steps = sampled_steps(num_steps)
     assert len(set(steps)) == len(steps) == min(num_steps, 32)
     assert (steps[0], steps[-1]) == (1, num_steps)
+
+
+def test_images_of_an_ignored_class_count_neither_in_outputs_nor_in_predictions(here):
+    run = trained("a", loss="CrossEntropyLoss(ignore_index=1)")
+    found, outputs = read_run(run), read_outputs(run)
+    best = max(row["valid_accuracy"] for row in found.rows)
+    # Seven of each of three classes.
+    assert len(found.predictions.truth) == len(outputs.labels) == 14
+    assert CLASS_NAMES[1] not in {found.predictions.names[k] for k in found.predictions.truth}
+    assert found.predictions.right.mean() == outputs.accuracy == pytest.approx(best)
+    labels = [line.split()[-1] for line in Path("valid.txt").read_text().splitlines()]
+    assert outputs.rows.tolist() == [k for k, label in enumerate(labels) if label != "1"]

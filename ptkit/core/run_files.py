@@ -34,9 +34,9 @@ Indices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Outputs:
-    """Outputs of the best epoch for the validation list, before softmax, float (n, K), and its
-    labels (n,). rows: where the images are in the list file, (n,), None of all of them in order:
-    images that cannot be read may have been left out.
+    """Outputs of the best epoch for the images of the validation list that count in accuracy,
+    before softmax, float (n, K), and their labels (n,). rows: where the images are in the list
+    file, (n,), None of all of them in order: images that cannot be read may have been left out.
     """
 
     values: Floats
@@ -161,7 +161,12 @@ def read_outputs(run: Path) -> Outputs | None:
         raise DataError(f"{file} is damaged: {found.rows.shape} rows for {labels.shape} images")
     if labels.min() < 0 or labels.max() >= values.shape[1]:
         raise DataError(f"{file} is damaged: labels up to {labels.max()} of {values.shape[1]}")
-    return found if np.isfinite(values).all() else None
+    if (counts := arrays.get("counts")) is not None:
+        if counts.shape != labels.shape or counts.dtype != np.bool_:
+            raise DataError(f"{file} is damaged: counts of the shape {counts.shape}")
+        places = np.arange(len(labels)) if found.rows is None else found.rows
+        found = Outputs(found.values[counts], found.labels[counts], places[counts])
+    return found if np.isfinite(values).all() and len(found.labels) else None
 
 
 def read_margins(run: Path) -> RunMargins | None:

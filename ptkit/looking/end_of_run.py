@@ -122,6 +122,14 @@ def _write_predictions(run: Run, found: Predicted) -> Path:
             [names[label], names[best], f"{row[best]:.6g}", f"{row[label]:.6g}"]
             for row, best, label in rows
         )
+        if run.task.counted is not None:
+            # Images of a class that the loss ignores are in no accuracy.
+            counts = run.task.counted.tolist()
+            header.append("counts")
+            table = (
+                [*row, str(int(counts[label]))]
+                for row, label in zip(table, images.labels.tolist(), strict=True)
+            )
     file = run.folder / "valid_predictions.csv"
     lines = ([images.listed_path(index), *row] for index, row in enumerate(table))
     write_csv(file, ["path", *header], lines)

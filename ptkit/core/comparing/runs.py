@@ -282,6 +282,8 @@ def read_predictions(file: Path, *, threshold: float | None = None) -> Predictio
 
 
 def _parsed(rows: list[dict[str, str]], threshold: float) -> Predictions:
+    # Images of a class that the loss ignores are in no accuracy.
+    rows = [row for row in rows if row.get("counts") != "0"]
     columns = list(rows[0])
     paths = tuple(row["path"] for row in rows)
     if "predicted" in columns:

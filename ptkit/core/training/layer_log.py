@@ -50,13 +50,24 @@ def open_layer_log(
         return ()
     training, length = setup.training, (lengths or {}).get(LAYERS)
     lists = training.train.images, training.valid.images
-    return (LayerLog(run, setup.layers, lists=lists, up_to_epoch=up_to_epoch, length=length),)
+    counted = training.loss.task.counted
+    return (
+        LayerLog(
+            run,
+            setup.layers,
+            lists=lists,
+            counted=None if counted is None else counted.cpu().numpy(),
+            up_to_epoch=up_to_epoch,
+            length=length,
+        ),
+    )
 
 
 class LayerLog(Recorder):
     """Writes what the gauge of a run has measured.
 
-    start: the first line. lists: of training and validation. up_to_epoch: see `open_layer_log`.
+    start: the first line. lists: of training and validation. counted: bool (K,), the classes that
+    count in accuracy; None for all. up_to_epoch: see `open_layer_log`.
     length: bytes of layers.jsonl until there, where it is known.
     """
 
@@ -66,10 +77,12 @@ class LayerLog(Recorder):
         start: Mapping[str, Any],
         *,
         lists: tuple[ImageList, ImageList],
+        counted: npt.NDArray[np.bool_] | None = None,
         up_to_epoch: int | None = None,
         length: int | None = None,
     ) -> None:
         self._run, self._file, (self._train, self._valid) = run, run / LAYERS, lists
+        self._counted = counted
         # Epoch and outputs.
         self._best: tuple[int, Outputs] | None = None
         kept = b""
@@ -115,6 +128,8 @@ class LayerLog(Recorder):
             "best_epoch": np.int64(best_epoch),
             "last_epoch": np.int64(epoch),
         }
+        if self._counted is not None:
+            arrays["counts"] = self._counted[self._valid.labels]
         write_arrays(self._run / VALID_OUTPUTS, **arrays, **_rows(self._valid))
 
 

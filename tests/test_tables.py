@@ -139,6 +139,21 @@ def test_new_rows_join_the_groups_of_listed_images(here):
     assert {f"{n}9" for n in ("cat", "dog")} <= labels_by_name(f"{side}.txt").keys()
 
 
+def test_a_table_that_does_not_tell_the_groups_of_listed_images_is_refused(here):
+    write("a.csv", ("id", "label", "owner"), [(n, n[:3], f"p{n[3:]}") for n in NAMES])
+    run("a.csv", "--group-column", "owner", "--ratio", "1:1")
+    make_tree(here / "pictures", ["cat9.jpg", "dog9.jpg"])
+    write("new.csv", ("id", "label", "owner"), [("cat9", "cat", "p0"), ("dog9", "dog", "p1")])
+    before = Path("train.txt").read_text(), Path("valid.txt").read_text()
+    result = run("new.csv", "--extend", "--group-column", "owner")
+    assert result.exit_code == 3
+    assert result.output == (
+        "ptkit: new.csv does not tell the groups of 10 listed images; name a table of old and new"
+        " images\n"
+    )
+    assert (Path("train.txt").read_text(), Path("valid.txt").read_text()) == before
+
+
 def test_a_column_of_parts_is_kept(here):
     parts = {"0": "test", "1": "val"}
     rows = [(n, n[:3], parts.get(n[3:], "train")) for n in NAMES]

@@ -16,6 +16,8 @@ from ptkit.core.data.splits.splitting import (
     check_sizes,
     place_images,
 )
+from ptkit.core.errors import DataError
+from ptkit.core.wording import counted
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,20 @@ def extend_split(
     Raises:
         UsageError: group_by is not a regular expression or matches nothing.
         DataError: a class that gets new images is too small, a part would have no image, or the
-            source gives an image another class than its list does.
+            source gives an image another class than its list does, or groups without those of all
+            listed images.
     """
     new_classes = tuple(name for name in scan.class_names if name not in existing.class_names)
     found = match_lines(existing, scan)
     known = {index for indices in found for index in indices}
     new = _new_images(scan, known, class_names=existing.class_names + new_classes)
     listed, masks, num_missing, num_elsewhere = _listed_images(existing, scan, found=found)
+    if scan.groups and num_elsewhere:
+        # They may be of the groups of new images.
+        raise DataError(
+            f"{scan.source} does not tell the groups of {counted(num_elsewhere, 'listed image')};"
+            " name a table of old and new images"
+        )
     both = replace(
         new,
         names=listed.names + new.names,

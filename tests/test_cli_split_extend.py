@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -180,6 +181,41 @@ def test_groups_of_the_earlier_split_still_stay_together(here):
     sides = [{Path(path).name[:5] for path in listed(f"lists/{name}")} for name in LISTS[:2]]
     assert sides[0].isdisjoint(sides[1])
     assert len(listed("lists/train.txt", "lists/valid.txt")) == 65
+
+
+@pytest.fixture
+def patients(here):
+    """Two scans each of ten patients in old/, split by patients, and two more each in new/."""
+    for folder in ("old", "new"):
+        names = [f"p{k}_{label}{folder}.png" for k in range(10) for label in "ab"]
+        make_tree(here / folder, names)
+    return here
+
+
+BY_LETTER = ("--label-from", "_([ab])", "--out", "lists")
+
+
+@pytest.mark.parametrize("pattern", [r"^p(\d+)", r"p(\d+)_", r"^p\d+"])
+def test_groups_outside_class_folders_stay_together_in_another_source(patients, pattern):
+    run("old", *BY_LETTER, "--group-by", pattern, "--ratio", "6:2:2")
+    result = run("new", *BY_LETTER, "--extend")
+    assert result.exit_code == 0, result.output
+    sides = [{Path(path).name[:2] for path in listed(f"lists/{name}")} for name in LISTS]
+    assert [len(side) for side in sides] == [6, 2, 2]
+    assert len(set.union(*sides)) == 10
+
+
+def test_groups_that_cannot_be_told_in_another_source_are_an_error(patients):
+    run("old", *BY_LETTER, "--group-by", "^([^_]+)_", "--ratio", "6:2:2")
+    result = run("new", *BY_LETTER, "--extend")
+    assert result.exit_code == 2
+    assert re.fullmatch(
+        r"ptkit: --group-by '\^\(.*\)_' may find old/p\d, p\d in old/p\d_[ab]old\.png, which is not"
+        r" in new; name a source of old and new images\n",
+        result.output,
+    )
+    shutil.copytree("new", "old", dirs_exist_ok=True)
+    assert run("old", *BY_LETTER, "--extend").exit_code == 0
 
 
 def test_new_classes_get_indices_after_the_old_ones(here):

@@ -340,6 +340,21 @@ def test_a_tree_of_copies_or_links_grows_with_its_lists(here, flag):
     )
 
 
+@pytest.mark.parametrize("flag", ["--copy", "--link"])
+def test_an_image_with_the_name_of_one_in_another_given_part_is_new(here, flag):
+    for part, numbers in (("train", range(10)), ("val", range(20, 24))):
+        make_tree(
+            here, [f"parts/{part}/{label}/{k}.png" for label in ("cat", "dog") for k in numbers]
+        )
+    assert run("parts", "--out", "lists", flag, "tree", "--ratio", "1:1").exit_code == 0
+    make_tree(here, [f"parts/train/cat/{k}.png" for k in range(20, 24)])
+    args = ("parts/train", "--extend", "--out", "lists", flag, "tree", "--ratio", "9:1", "--json")
+    assert json.loads(run(*args).output)["num_new"] == 4
+    assert json.loads(run(*args).output)["num_new"] == 0
+    contents = [Path(path).read_text() for path in listed("lists/train.txt", "lists/valid.txt")]
+    assert (len(contents), len(set(contents))) == (32, 32)
+
+
 def test_links_that_lead_nowhere_count_as_missing(here):
     run("images", "--link", "tree", "--out", "lists")
     shutil.move("images", "photos")
@@ -361,7 +376,10 @@ def test_a_growing_tree_never_overwrites_and_leaves_nothing_when_it_fails(here):
     before = sorted(here.rglob("*"))
     result = run("images", "--extend", "--link", "tree", "--out", "lists")
     assert result.exit_code == 2
-    assert "/cat/new.png exists and no list here names it; move it away" in result.output
+    assert (
+        "/cat/new.png exists; rename the new image, or move that away if no list here names it"
+        in result.output
+    )
     assert sorted(here.rglob("*")) == before
 
 

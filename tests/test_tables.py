@@ -255,6 +255,16 @@ def test_rows_that_repeat_another_count_once_and_are_told(here):
     assert sorted(Path(path).stem for path in listed("train.txt", "valid.txt")) == sorted(NAMES)
 
 
+@pytest.mark.parametrize("path", ["./cat0.jpg", "cat0", "../pictures/cat0.jpg"])
+def test_one_image_is_one_however_it_is_spelled(here, path):
+    write("pictures/a.csv", ("path", "label"), [*rows_of(), (path, "cat")])
+    assert "rows that repeat another: 1." in run("pictures/a.csv").output
+    write("pictures/b.csv", ("path", "label"), [*rows_of(), (path, "dog")])
+    result = run("pictures/b.csv", "--out", "b")
+    assert result.exit_code == 3
+    assert f"gives {path} two labels, cat in line 2 and dog in line 12" in result.output
+
+
 @pytest.mark.parametrize(("first", "second"), [("val", "valid"), ("a", "b")])
 def test_rows_that_differ_in_no_part_repeat_each_other(here, first, second):
     rows = [(name, name[:3], first if name[3:] == "0" else "train") for name in NAMES]

@@ -88,8 +88,24 @@ def test_a_folder_of_classes_and_given_parts_serve_as_lists_do(folder):
             place.mkdir(parents=True, exist_ok=True)
             (folder / f"images/{number}.png").rename(place / f"{number}.png")
     (folder / "set/train/cat/copy.png").write_bytes((folder / "set/val/cat/12.png").read_bytes())
-    assert findings("set") == {"leak": ("FAIL", [["cat/copy.png", "cat/12.png"]])}
+    assert findings("set") == {"leak": ("FAIL", [["train/cat/copy.png", "val/cat/12.png"]])}
     assert findings("set/train") == {}
+
+
+def test_images_of_given_parts_that_have_one_name_are_told_apart(folder, monkeypatch):
+    for part, numbers in (("train", range(12)), ("val", range(12, 18))):
+        for number in numbers:
+            place = folder / "set" / part / ("cat", "dog")[number % 2]
+            place.mkdir(parents=True, exist_ok=True)
+            (folder / f"images/{number}.png").rename(place / f"{number % 12}.png")
+    for part in ("train", "val"):
+        (folder / "set" / part / "cat/0.png").write_text(part)
+    bad = [["train/cat/0.png"], ["val/cat/0.png"]]
+    assert findings("set") == {"unreadable": ("FAIL", bad)}
+    (folder / "set/.ptkit-ignore").write_text("val/cat/0.png\n")
+    assert findings("set") == {"unreadable": ("FAIL", bad[:1])}
+    monkeypatch.chdir("set")
+    assert findings(".") == {"unreadable": ("FAIL", bad[:1])}
 
 
 def test_ignored_lines_take_images_out_of_findings(folder):

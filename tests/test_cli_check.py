@@ -223,6 +223,14 @@ def test_a_list_elsewhere_has_the_class_names_of_the_training_list(folder):
     assert findings("train.txt", "elsewhere/valid.txt") == {}
 
 
+def test_the_training_part_is_the_list_of_that_name_also_where_folders_tell_lists_apart(folder):
+    for place, numbers in (("a/valid", (12, 14)), ("a/train", range(12)), ("b/valid", (13, 15))):
+        (folder / place).parent.mkdir(exist_ok=True)
+        lines = [f"{folder}/images/{k}.png {k % 2}\n" for k in numbers]
+        (folder / f"{place}.txt").write_text("".join(lines))
+    assert "unseen-label" not in findings("a/valid.txt", "a/train.txt", "b/valid.txt")
+
+
 def test_flags_that_a_review_has_no_use_for_are_refused(folder):
     assert "--strict is for findings" in run("--run", "runs/1", "--strict", exit_code=2).stderr
 

@@ -145,9 +145,9 @@ def _of_lists(files: Sequence[Path], *, root: Path | None, classes: Path | None)
     if root is not None:
         check_root(root)
     names = [file.stem for file in files]
+    training = _training(names)
     if len(set(names)) < len(names):
         names = [str(file) for file in files]
-    training = _training(names)
     lists = _read(files, training=training, root=root, classes=classes)
     kinds = {images.label_kind for images in lists}
     if len(kinds) > 1:

@@ -205,6 +205,17 @@ def test_groups_outside_class_folders_stay_together_in_another_source(patients, 
     assert len(set.union(*sides)) == 10
 
 
+def test_names_of_one_class_are_accepted_if_the_class_is_known(patients):
+    run("old", *BY_LETTER)
+    make_tree(patients, ["more/x_a1.png", "more/x_a2.png", "other/x_c1.png", "other/x_c2.png"])
+    assert json.loads(run("more", *BY_LETTER, "--extend", "--json").output)["num_new"] == 2
+    unknown = run("other", "--label-from", "_([abc])", "--out", "lists", "--extend")
+    assert (unknown.exit_code, unknown.output) == (
+        3,
+        "ptkit: --label-from '_([abc])' gives all of other one class, c\n",
+    )
+
+
 def test_groups_that_cannot_be_told_in_another_source_are_an_error(patients):
     run("old", *BY_LETTER, "--group-by", "^([^_]+)_", "--ratio", "6:2:2")
     result = run("new", *BY_LETTER, "--extend")

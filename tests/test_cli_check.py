@@ -88,8 +88,24 @@ def test_a_folder_of_classes_and_given_parts_serve_as_lists_do(folder):
             place.mkdir(parents=True, exist_ok=True)
             (folder / f"images/{number}.png").rename(place / f"{number}.png")
     (folder / "set/train/cat/copy.png").write_bytes((folder / "set/val/cat/12.png").read_bytes())
-    assert findings("set") == {"leak": ("FAIL", [["cat/copy.png", "cat/12.png"]])}
+    assert findings("set") == {"leak": ("FAIL", [["train/cat/copy.png", "val/cat/12.png"]])}
     assert findings("set/train") == {}
+
+
+def test_images_of_given_parts_that_have_one_name_are_told_apart(folder, monkeypatch):
+    for part, numbers in (("train", range(12)), ("val", range(12, 18))):
+        for number in numbers:
+            place = folder / "set" / part / ("cat", "dog")[number % 2]
+            place.mkdir(parents=True, exist_ok=True)
+            (folder / f"images/{number}.png").rename(place / f"{number % 12}.png")
+    for part in ("train", "val"):
+        (folder / "set" / part / "cat/0.png").write_text(part)
+    bad = [["train/cat/0.png"], ["val/cat/0.png"]]
+    assert findings("set") == {"unreadable": ("FAIL", bad)}
+    (folder / "set/.ptkit-ignore").write_text("val/cat/0.png\n")
+    assert findings("set") == {"unreadable": ("FAIL", bad[:1])}
+    monkeypatch.chdir("set")
+    assert findings(".") == {"unreadable": ("FAIL", bad[:1])}
 
 
 def test_ignored_lines_take_images_out_of_findings(folder):
@@ -205,6 +221,14 @@ def test_a_list_elsewhere_has_the_class_names_of_the_training_list(folder):
     lines = [f"{folder}/images/{k}.png {k % 2}\n" for k in range(12, 18)]
     (folder / "elsewhere/valid.txt").write_text("".join(lines))
     assert findings("train.txt", "elsewhere/valid.txt") == {}
+
+
+def test_the_training_part_is_the_list_of_that_name_also_where_folders_tell_lists_apart(folder):
+    for place, numbers in (("a/valid", (12, 14)), ("a/train", range(12)), ("b/valid", (13, 15))):
+        (folder / place).parent.mkdir(exist_ok=True)
+        lines = [f"{folder}/images/{k}.png {k % 2}\n" for k in numbers]
+        (folder / f"{place}.txt").write_text("".join(lines))
+    assert "unseen-label" not in findings("a/valid.txt", "a/train.txt", "b/valid.txt")
 
 
 def test_flags_that_a_review_has_no_use_for_are_refused(folder):

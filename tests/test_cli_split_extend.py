@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -182,6 +183,52 @@ def test_groups_of_the_earlier_split_still_stay_together(here):
     assert len(listed("lists/train.txt", "lists/valid.txt")) == 65
 
 
+@pytest.fixture
+def patients(here):
+    """Two scans each of ten patients in old/, split by patients, and two more each in new/."""
+    for folder in ("old", "new"):
+        names = [f"p{k}_{label}{folder}.png" for k in range(10) for label in "ab"]
+        make_tree(here / folder, names)
+    return here
+
+
+BY_LETTER = ("--label-from", "_([ab])", "--out", "lists")
+
+
+@pytest.mark.parametrize("pattern", [r"^p(\d+)", r"p(\d+)_", r"^p\d+"])
+def test_groups_outside_class_folders_stay_together_in_another_source(patients, pattern):
+    run("old", *BY_LETTER, "--group-by", pattern, "--ratio", "6:2:2")
+    result = run("new", *BY_LETTER, "--extend")
+    assert result.exit_code == 0, result.output
+    sides = [{Path(path).name[:2] for path in listed(f"lists/{name}")} for name in LISTS]
+    assert [len(side) for side in sides] == [6, 2, 2]
+    assert len(set.union(*sides)) == 10
+
+
+def test_names_of_one_class_are_accepted_if_the_class_is_known(patients):
+    run("old", *BY_LETTER)
+    make_tree(patients, ["more/x_a1.png", "more/x_a2.png", "other/x_c1.png", "other/x_c2.png"])
+    assert json.loads(run("more", *BY_LETTER, "--extend", "--json").output)["num_new"] == 2
+    unknown = run("other", "--label-from", "_([abc])", "--out", "lists", "--extend")
+    assert (unknown.exit_code, unknown.output) == (
+        3,
+        "ptkit: --label-from '_([abc])' gives all of other one class, c\n",
+    )
+
+
+def test_groups_that_cannot_be_told_in_another_source_are_an_error(patients):
+    run("old", *BY_LETTER, "--group-by", "^([^_]+)_", "--ratio", "6:2:2")
+    result = run("new", *BY_LETTER, "--extend")
+    assert result.exit_code == 2
+    assert re.fullmatch(
+        r"ptkit: --group-by '\^\(.*\)_' may find old/p\d, p\d in old/p\d_[ab]old\.png, which is not"
+        r" in new; name a source of old and new images\n",
+        result.output,
+    )
+    shutil.copytree("new", "old", dirs_exist_ok=True)
+    assert run("old", *BY_LETTER, "--extend").exit_code == 0
+
+
 def test_new_classes_get_indices_after_the_old_ones(here):
     make_tree(
         here / "images", [f"{label}/{n}.png" for label in ("ant", "cow", "owl") for n in range(5)]
@@ -304,6 +351,21 @@ def test_a_tree_of_copies_or_links_grows_with_its_lists(here, flag):
     )
 
 
+@pytest.mark.parametrize("flag", ["--copy", "--link"])
+def test_an_image_with_the_name_of_one_in_another_given_part_is_new(here, flag):
+    for part, numbers in (("train", range(10)), ("val", range(20, 24))):
+        make_tree(
+            here, [f"parts/{part}/{label}/{k}.png" for label in ("cat", "dog") for k in numbers]
+        )
+    assert run("parts", "--out", "lists", flag, "tree", "--ratio", "1:1").exit_code == 0
+    make_tree(here, [f"parts/train/cat/{k}.png" for k in range(20, 24)])
+    args = ("parts/train", "--extend", "--out", "lists", flag, "tree", "--ratio", "9:1", "--json")
+    assert json.loads(run(*args).output)["num_new"] == 4
+    assert json.loads(run(*args).output)["num_new"] == 0
+    contents = [Path(path).read_text() for path in listed("lists/train.txt", "lists/valid.txt")]
+    assert (len(contents), len(set(contents))) == (32, 32)
+
+
 def test_links_that_lead_nowhere_count_as_missing(here):
     run("images", "--link", "tree", "--out", "lists")
     shutil.move("images", "photos")
@@ -325,7 +387,10 @@ def test_a_growing_tree_never_overwrites_and_leaves_nothing_when_it_fails(here):
     before = sorted(here.rglob("*"))
     result = run("images", "--extend", "--link", "tree", "--out", "lists")
     assert result.exit_code == 2
-    assert "/cat/new.png exists and no list here names it; move it away" in result.output
+    assert (
+        "/cat/new.png exists; rename the new image, or move that away if no list here names it"
+        in result.output
+    )
     assert sorted(here.rglob("*")) == before
 
 

@@ -97,6 +97,13 @@ def test_a_colour_that_tells_every_class_is_a_shortcut(tmp_path, scenes):
     assert findings(tmp_path, tinted)[0] == {"shortcut": ("WARN", 0)}
 
 
+def test_frames_of_few_objects_are_no_shortcut(tmp_path, scenes):
+    rng = np.random.default_rng(0)
+    noise = [rng.normal(0, 4, (48, 64, 3)) for _ in range(4)]
+    frames = [(scenes[k // 4] + noise[k % 4]).clip(0, 255).astype(np.uint8) for k in range(240)]
+    assert "shortcut" not in findings(tmp_path, frames, [k // 4 % 3 for k in range(240)])[0]
+
+
 def test_darker_validation_images_are_drift(tmp_path, scenes):
     darker = [(p * 0.7).astype(np.uint8) if k >= NUM_TRAINING else p for k, p in enumerate(scenes)]
     assert findings(tmp_path, darker)[0] == {"brightness-drift": ("WARN", 0)}

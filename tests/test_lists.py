@@ -292,8 +292,19 @@ def test_a_list_of_single_classes_serves_as_one_of_several(list_file):
     ]
 
 
-def test_a_list_of_several_classes_does_not_serve_as_one_of_numbers(list_file):
-    list_file.write_text("a.png 1,0\n")
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [(("1,2", "-3,4"), [[1, 2], [-3, 4]]), (("-1", "20"), [[-1], [20]])],
+)
+def test_whole_numbers_serve_as_numbers_where_those_are_expected(list_file, labels, expected):
+    list_file.write_text("".join(f"{k}.png {label}\n" for k, label in enumerate(labels)))
+    images = read_list(list_file, kind="regression")
+    assert (images.label_kind, images.labels.tolist()) == ("regression", expected)
+
+
+@pytest.mark.parametrize("label", ["1,", ","])
+def test_a_list_of_several_classes_does_not_serve_as_one_of_numbers(list_file, label):
+    list_file.write_text(f"a.png {label}\n")
     with pytest.raises(DataError, match="has several classes an image, expected numbers"):
         read_list(list_file, kind="regression")
 

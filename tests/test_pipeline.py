@@ -430,6 +430,10 @@ def test_own_function_is_applied_and_leaves_the_global_generators_alone(saved, o
             ["Resize((8, 8))", "RandomCrop(8, padding=8, padding_mode='reflect')"],
             "RandomCrop cannot be applied: ",
         ),
+        (
+            ["Resize((8, 8))", "RandomCrop(8, padding=9, padding_mode='symmetric')"],
+            "RandomCrop cannot be applied: IndexError: ",
+        ),
         (["Pad(8, padding_mode='reflect')"], "Pad cannot be applied: "),
         (['Lambda("{own_code}:lookup")'], "Lambda cannot be applied: KeyError: 'key'"),
         (

@@ -139,6 +139,21 @@ def test_new_rows_join_the_groups_of_listed_images(here):
     assert {f"{n}9" for n in ("cat", "dog")} <= labels_by_name(f"{side}.txt").keys()
 
 
+def test_a_table_that_does_not_tell_the_groups_of_listed_images_is_refused(here):
+    write("a.csv", ("id", "label", "owner"), [(n, n[:3], f"p{n[3:]}") for n in NAMES])
+    run("a.csv", "--group-column", "owner", "--ratio", "1:1")
+    make_tree(here / "pictures", ["cat9.jpg", "dog9.jpg"])
+    write("new.csv", ("id", "label", "owner"), [("cat9", "cat", "p0"), ("dog9", "dog", "p1")])
+    before = Path("train.txt").read_text(), Path("valid.txt").read_text()
+    result = run("new.csv", "--extend", "--group-column", "owner")
+    assert result.exit_code == 3
+    assert result.output == (
+        "ptkit: new.csv does not tell the groups of 10 listed images; name a table of old and new"
+        " images\n"
+    )
+    assert (Path("train.txt").read_text(), Path("valid.txt").read_text()) == before
+
+
 def test_a_column_of_parts_is_kept(here):
     parts = {"0": "test", "1": "val"}
     rows = [(n, n[:3], parts.get(n[3:], "train")) for n in NAMES]
@@ -238,6 +253,16 @@ def test_rows_that_repeat_another_count_once_and_are_told(here):
     result = run("a.csv", "--ratio", "4:1")
     assert "rows that repeat another: 2." in result.output
     assert sorted(Path(path).stem for path in listed("train.txt", "valid.txt")) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("path", ["./cat0.jpg", "cat0", "../pictures/cat0.jpg"])
+def test_one_image_is_one_however_it_is_spelled(here, path):
+    write("pictures/a.csv", ("path", "label"), [*rows_of(), (path, "cat")])
+    assert "rows that repeat another: 1." in run("pictures/a.csv").output
+    write("pictures/b.csv", ("path", "label"), [*rows_of(), (path, "dog")])
+    result = run("pictures/b.csv", "--out", "b")
+    assert result.exit_code == 3
+    assert f"gives {path} two labels, cat in line 2 and dog in line 12" in result.output
 
 
 @pytest.mark.parametrize(("first", "second"), [("val", "valid"), ("a", "b")])

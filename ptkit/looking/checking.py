@@ -14,7 +14,7 @@ from ptkit.core.data.checking.findings import ACTIONS, RULES, Finding, Findings,
 from ptkit.core.data.checking.ignoring import read_ignored
 from ptkit.core.data.labels import MULTI, SINGLE
 from ptkit.core.data.lists import ImageList, classes_file, read_list
-from ptkit.core.data.moved import check_root
+from ptkit.core.data.moved import check_root, prefix_of
 from ptkit.core.data.splits.given_parts import PART_NAMES, part_of
 from ptkit.core.data.splits.scanning import Scan
 from ptkit.core.data.splits.sources import Source, scan_source
@@ -145,9 +145,9 @@ def _of_lists(files: Sequence[Path], *, root: Path | None, classes: Path | None)
     if root is not None:
         check_root(root)
     names = [file.stem for file in files]
+    training = _training(names)
     if len(set(names)) < len(names):
         names = [str(file) for file in files]
-    training = _training(names)
     lists = _read(files, training=training, root=root, classes=classes)
     kinds = {images.label_kind for images in lists}
     if len(kinds) > 1:
@@ -225,8 +225,10 @@ def _of_scan(scan: Scan) -> Listing:
     names = [name for name in PART_NAMES if name in scan.parts] or [scan.source.name]
     numbers = {name: number for number, name in enumerate(names)}
     parts = [numbers[part] for part in scan.parts] or [0] * len(scan)
+    # Below their folders, images of two parts may have one name.
+    start, has_part_folders = prefix_of(scan.source), scan.parts and scan.source.is_dir()
     return Listing(
-        scan.names,
+        [path.removeprefix(start) for path in scan.paths] if has_part_folders else scan.names,
         scan.paths,
         np.array(scan.labels, np.int64),
         scan.class_names,

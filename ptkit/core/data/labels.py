@@ -60,7 +60,8 @@ def label_table(
     """Return a row for each distinct label text of a list, in that order.
 
     lines: the texts, with the number of the first line of each. class_names: None makes names up.
-    wanted: the kind it must be; class indices also serve as lists of one class, and as numbers.
+    wanted: the kind it must be; class indices also serve as lists of one class, and as numbers, as
+    lists of indices do.
     known: the classes that names mean where class_names has none; else the names themselves, sorted
     by code point.
 
@@ -69,6 +70,9 @@ def label_table(
             line.
     """
     kind = _kind_of(lines)
+    if wanted == REGRESSION and all(map(_NUMBERS.fullmatch, lines)):
+        # Where numbers are expected, whole ones and several of them are numbers too.
+        kind = REGRESSION
     if wanted is not None and kind not in (SINGLE, wanted):
         # As numbers or several classes they may be wrong in more ways than this.
         _values(lines, kind, file)

@@ -14,7 +14,7 @@ from ptkit.core.wording import first_of
 MIN_SKILL = 0.3
 # Values of a number, levels of a colour, are put into so many bins of equally many images.
 _BINS, _COLOR_BINS = 20, 5
-# Fewer images say nothing.
+# Fewer images that look different say nothing.
 _LEAST = 20
 
 Codes = npt.NDArray[np.int64]
@@ -23,35 +23,47 @@ Codes = npt.NDArray[np.int64]
 def shortcut(evidence: Evidence) -> Found | None:
     """Find trivial properties that predict the label, or tell one class from all others."""
     labels = evidence.listing.labels[evidence.is_readable]
-    if len(labels) < _LEAST:
+    units = _units(evidence)
+    if len(np.unique(units)) < _LEAST:
         return None
     texts = []
     for name, codes in _trivial(evidence).items():
-        answers = _answers(codes, labels)
-        if _skill(answers, labels) > MIN_SKILL:
+        answers = _answers(codes, labels, units)
+        if _skill(answers, labels, units) > MIN_SKILL:
             texts.append(f"{name} alone gives {(answers == labels).mean():.0%} of the labels")
             continue
-        told = [c for c in np.unique(labels) if _skill_at_one(codes, labels == c) > MIN_SKILL]
+        skills = {c: _skill_at_one(codes, labels == c, units) for c in np.unique(labels)}
+        told = [c for c, skill in skills.items() if skill > MIN_SKILL]
         if told:
             names = first_of([evidence.listing.class_names[label] for label in told], 3)
             texts.append(f"{name} alone tells {names} from the others")
     return Found("; ".join(texts)) if texts else None
 
 
-def _skill(answers: Codes, labels: Codes) -> float:
+def _units(evidence: Evidence) -> Codes:
+    """Return a number for each readable image, the same for those that look alike, 0..K - 1."""
+    first = np.arange(len(evidence.listing))
+    # Groups of look-alikes have all copies of their images, so they come last.
+    for group in (*evidence.exact, *evidence.alike):
+        first[group] = group[0]
+    units: Codes = np.unique(first[evidence.is_readable], return_inverse=True)[1]
+    return units
+
+
+def _skill(answers: Codes, labels: Codes, units: Codes) -> float:
     """Return how much of what a guess by the largest class leaves open the answers get right: 0 for
-    none, 1 for all; two standard errors on the safe side.
+    none, 1 for all; two standard errors on the safe side, where look-alikes count as one image.
     """
     majority = np.bincount(labels).max() / len(labels)
     accuracy = (answers == labels).mean()
-    error = np.sqrt(accuracy * (1 - accuracy) / len(labels))
+    error = np.sqrt(accuracy * (1 - accuracy) / len(np.unique(units)))
     return float((accuracy - 2 * error - majority) / (1 - majority)) if majority < 1 else 0.0
 
 
-def _skill_at_one(codes: Codes, is_class: Mask) -> float:
+def _skill_at_one(codes: Codes, is_class: Mask, units: Codes) -> float:
     """Return the same for one class against all others."""
     labels = is_class.astype(np.int64)
-    return _skill(_answers(codes, labels), labels)
+    return _skill(_answers(codes, labels, units), labels, units)
 
 
 def _trivial(evidence: Evidence) -> Mapping[str, Codes]:
@@ -76,10 +88,11 @@ def _binned(values: npt.NDArray[np.generic], num_bins: int) -> Codes:
     return np.searchsorted(edges, values.astype(float), side="right")
 
 
-def _answers(codes: Codes, labels: Codes) -> Codes:
+def _answers(codes: Codes, labels: Codes, units: Codes) -> Codes:
     """Return for each image the most frequent label of its code in the other half of the images."""
-    # Neighbours in a list are often of one class; so the halves are drawn.
-    half = np.random.default_rng(0).permutation(len(labels)) % 2
+    # Neighbours in a list are often of one class, so the halves are drawn; and by units: the next
+    # frame of a video would tell the label by any property.
+    half = (np.random.default_rng(0).permutation(units.max() + 1) % 2)[units]
     answers = np.empty_like(labels)
     for asked in (half == 0, half == 1):
         table = np.zeros((codes.max() + 1, labels.max() + 1), np.int64)

@@ -1,5 +1,6 @@
 """Read the lists that are to be extended, and find which images of the source they name."""
 
+import filecmp
 import functools
 import os
 from collections import defaultdict
@@ -10,7 +11,7 @@ from typing import Any
 
 from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.lists import read_classes, read_list
-from ptkit.core.data.splits.given_parts import PART_NAMES
+from ptkit.core.data.splits.given_parts import PART_NAMES, part_of
 from ptkit.core.data.splits.records import CLASSES, RECORD, is_unchanged, read_record, recorded_tree
 from ptkit.core.data.splits.scanning import Scan
 from ptkit.core.errors import DataError, UsageError
@@ -117,15 +118,32 @@ def match_lines(existing: ExistingLists, scan: Scan) -> list[list[int]]:
 
 
 def _by_tree(existing: ExistingLists, scan: Scan, places: Iterable[str]) -> list[list[int]]:
-    """Match the lines that name copies or links of an earlier --copy or --link by DIR/PART/NAME."""
+    """Match the lines that name copies or links of an earlier --copy or --link by DIR/PART/NAME.
+
+    Each part that was given may have an image of one name: of the source's own part the name is
+    enough, of another the bytes must be the same too.
+    """
     tree = recorded_tree(existing.record, existing.folder)
     if tree is None or not scan.has_class_folders:
         return [[] for _ in existing.paths]
     prefix = os.path.join(os.path.realpath(tree.folder), "")
-    by_name = {name: [index] for index, name in enumerate(scan.names)}
-    # Below the folder of the copies come the part and the name; the source has the name alone.
-    names = (p[len(prefix) :].partition("/")[2] if p.startswith(prefix) else "" for p in places)
-    return [by_name.get(name, []) for name in names]
+    others = set(existing.record.get("given", ())) - {part_of(Path(scan.source).resolve().name)}
+    by_name = {name: index for index, name in enumerate(scan.names)}
+    found: list[list[int]] = []
+    for path, place, part in zip(existing.paths, places, existing.parts, strict=True):
+        # Below the folder of the copies come the part and the name; the source has the name alone.
+        name = place[len(prefix) :].partition("/")[2] if place.startswith(prefix) else ""
+        named = [by_name[name]] if name in by_name else []
+        needs_bytes = PART_NAMES[part] in others
+        found.append([k for k in named if not needs_bytes or _is_copy(path, scan.paths[k])])
+    return found
+
+
+def _is_copy(path: str, image: str) -> bool:
+    try:
+        return filecmp.cmp(path, image, shallow=False)
+    except OSError:
+        return False
 
 
 def _match_by_identity(existing: ExistingLists, scan: Scan, found: list[list[int]]) -> None:

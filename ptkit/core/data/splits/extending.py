@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from ptkit.core.data.splits.existing_lists import ExistingLists, match_lines
 from ptkit.core.data.splits.given_parts import PART_NAMES
-from ptkit.core.data.splits.grouping import Grouping, group_images
+from ptkit.core.data.splits.grouping import Grouping, finder_of_keys, group_images
 from ptkit.core.data.splits.scanning import Scan
 from ptkit.core.data.splits.splitting import (
     Split,
@@ -16,6 +16,8 @@ from ptkit.core.data.splits.splitting import (
     check_sizes,
     place_images,
 )
+from ptkit.core.errors import DataError, UsageError
+from ptkit.core.wording import counted, first_of
 
 
 @dataclass(frozen=True)
@@ -61,15 +63,20 @@ def extend_split(
     ratio, seed, group_by, near_duplicates, allow_missing: see `split_images`.
 
     Raises:
-        UsageError: group_by is not a regular expression or matches nothing.
+        UsageError: group_by is not a regular expression, matches nothing, or finds several groups
+            in the path of a listed image that is not in the source.
         DataError: a class that gets new images is too small, a part would have no image, or the
-            source gives an image another class than its list does.
+            source gives an image another class than its list does, or groups without those of all
+            listed images.
     """
     new_classes = tuple(name for name in scan.class_names if name not in existing.class_names)
     found = match_lines(existing, scan)
     known = {index for indices in found for index in indices}
     new = _new_images(scan, known, class_names=existing.class_names + new_classes)
-    listed, masks, num_missing, num_elsewhere = _listed_images(existing, scan, found=found)
+    listed, masks, num_missing, num_elsewhere = _listed_images(
+        existing, scan, found=found, group_by=group_by
+    )
+    _check_groups(scan, num_elsewhere)
     both = replace(
         new,
         names=listed.names + new.names,
@@ -112,7 +119,11 @@ def _new_images(scan: Scan, known: set[int], *, class_names: tuple[str, ...]) ->
 
 
 def _listed_images(
-    existing: ExistingLists, scan: Scan, *, found: Sequence[Sequence[int]]
+    existing: ExistingLists,
+    scan: Scan,
+    *,
+    found: Sequence[Sequence[int]],
+    group_by: str | None,
 ) -> tuple[Scan, list[int], int, int]:
     """Return the images that lists name, each once and in their order, a mask for each (bit k is
     set where part k has it), and how many files are gone, and how many not in the source.
@@ -139,6 +150,9 @@ def _listed_images(
                 path.rfind(f"/{existing.class_names[label]}/") + 1 if scan.has_class_folders else 0
             )
             image, name = path, path[start:]
+            # Who cannot read an image cannot learn from it.
+            if group_by is not None and not start and size is not None:
+                name = _name_with_group(path, group_by, scan=scan)
         # A missing file counts as an empty one, which equals nothing.
         images.setdefault(image, (name, label, size or 0))
         masks[image] |= 1 << part
@@ -155,6 +169,35 @@ def _listed_images(
         groups=list(groups.values()),
     )
     return listed, list(masks.values()), num_missing, num_elsewhere
+
+
+def _check_groups(scan: Scan, num_elsewhere: int) -> None:
+    if scan.groups and num_elsewhere:
+        # They may be of the groups of new images.
+        raise DataError(
+            f"{scan.source} does not tell the groups of {counted(num_elsewhere, 'listed image')};"
+            " name a table of old and new images"
+        )
+
+
+def _name_with_group(path: str, group_by: str, *, scan: Scan) -> str:
+    """Return the end of a path, at a folder, in which the pattern finds what it found in the name.
+
+    Where the names of an earlier source began, no list says.
+
+    Raises:
+        UsageError: ends that give several groups.
+    """
+    key_of = finder_of_keys(group_by)
+    path = os.path.normpath(path)
+    cuts = [0, *(place + 1 for place, mark in enumerate(path) if mark == "/")]
+    ends = {key: path[cut:] for cut in reversed(cuts) if (key := key_of(path[cut:])) is not None}
+    if len(ends) > 1:
+        raise UsageError(
+            f"--group-by {group_by!r} may find {first_of(sorted(ends), 3)} in {path}, which is not"
+            f" in {scan.source}; name a source of old and new images"
+        )
+    return next(iter(ends.values()), path)
 
 
 def _size(path: str) -> int | None:

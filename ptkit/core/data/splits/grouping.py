@@ -81,16 +81,25 @@ def _near_pairs(scan: Scan) -> list[list[int]]:
     return pairs
 
 
-def _keys_of_names(names: Sequence[str], pattern: str) -> list[str | None]:
-    """Return what names of one group share; None for those that do not match."""
+def finder_of_keys(pattern: str) -> Callable[[str], str | None]:
+    """Return what finds in a name the key of its group; None where the pattern does not match.
+
+    Raises:
+        UsageError: it is not a regular expression.
+    """
     try:
-        search = re.compile(pattern).search
+        compiled = re.compile(pattern)
     except re.error as error:
         raise UsageError(
             f"--group-by is not a regular expression: {error}, found {pattern!r}"
         ) from None
-    matches = (search(name) for name in names)
-    keys = [match and match[1 if match.re.groups else 0] for match in matches]
+    group = 1 if compiled.groups else 0
+    return lambda name: match[group] if (match := compiled.search(name)) else None
+
+
+def _keys_of_names(names: Sequence[str], pattern: str) -> list[str | None]:
+    """Return what names of one group share; None for those that do not match."""
+    keys = list(map(finder_of_keys(pattern), names))
     if keys.count(None) == len(keys):
         raise UsageError(f"--group-by {pattern!r} matches no image; paths look like {names[0]!r}")
     return keys

@@ -19,6 +19,7 @@ _TYPES = {
     "ratio": str | None,
     "group_by": str | None,
     "num_folds": int,
+    "given": list,
 }
 
 

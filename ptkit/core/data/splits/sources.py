@@ -77,7 +77,9 @@ def scan_source(
             raise UsageError(
                 f"--label-from is for the images in a folder and cannot be combined with {other}"
             )
-        return scan_names(place, source.label_from, is_lenient=source.is_lenient)
+        return scan_names(
+            place, source.label_from, known=known_classes, is_lenient=source.is_lenient
+        )
     if is_table and not place.exists():
         raise DataError(f"{place} does not exist")
     if is_table:
@@ -95,11 +97,13 @@ def scan_source(
         raise LayoutError(f"{error}{advice}") from None
 
 
-def scan_names(folder: Path, pattern: str, *, is_lenient: bool = False) -> Scan:
+def scan_names(
+    folder: Path, pattern: str, *, known: Collection[str] = (), is_lenient: bool = False
+) -> Scan:
     """Find all images below a folder, their classes being in their paths.
 
     pattern: a regular expression that is searched in each path below the folder; its first group,
-    or else the whole match, is the class.
+    or else the whole match, is the class. known: a single class is accepted if it is one of these.
 
     Raises:
         UsageError: it is no regular expression or matches nothing. DataError: no images, some that
@@ -128,7 +132,7 @@ def scan_names(folder: Path, pattern: str, *, is_lenient: bool = False) -> Scan:
         )
     names = dict(zip(reversed(found), (name for name, _ in reversed(images)), strict=True))
     class_names = ordered_classes(names, folder)
-    if len(class_names) == 1:
+    if len(class_names) == 1 and class_names[0] not in known:
         raise DataError(f"--label-from {pattern!r} gives all of {folder} one class, {found[0]}")
     label_of = {name: label for label, name in enumerate(class_names)}
     rows = sorted((label_of[c], *image) for c, image in zip(found, images, strict=True))

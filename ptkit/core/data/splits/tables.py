@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -82,13 +83,14 @@ def scan_table(
             one image with two labels, parts or groups, an image that is missing, or one class only.
     """
     table = _read_table(file, columns)
-    rows = _distinct(table)
+    rows = table.rows
     class_names = ordered_classes({row.label: f"line {row.line}" for row in reversed(rows)}, file)
     if len(class_names) < 2 and class_names[0] not in known:
         raise DataError(f"{file} has images of one class only, {class_names[0]}; expected more")
     places = find_places([row.path for row in rows], [row.line for row in rows], file, root=root)
     label_of = {name: label for label, name in enumerate(class_names)}
-    order = sorted(range(len(rows)), key=lambda k: (label_of[rows[k].label], places.names[k]))
+    kept = _distinct(table, places.paths)
+    order = sorted(kept, key=lambda k: (label_of[rows[k].label], places.names[k]))
     scan = Scan(
         file,
         class_names,
@@ -97,7 +99,7 @@ def scan_table(
         labels=[label_of[rows[k].label] for k in order],
         sizes=[places.sizes[k] for k in order],
         groups=[rows[k].group or None for k in order] if columns.group else (),
-        notes=(_note(table, places, num_repeated=len(table.rows) - len(rows)),),
+        notes=(_note(table, places, num_repeated=len(rows) - len(kept)),),
     )
     if "part" in table.chosen:
         parts = [part_of(rows[k].part) for k in order]
@@ -319,15 +321,18 @@ def _shown(cells: Sequence[Any]) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _distinct(table: _Table) -> list[Row]:
-    """Return the rows without those that repeat another.
+def _distinct(table: _Table, paths: Sequence[str]) -> list[int]:
+    """Return the numbers of the rows without those that repeat another.
+
+    paths: where the image of each row is.
 
     Raises:
-        DataError: one path with two labels, parts or groups.
+        DataError: one image with two labels, parts or groups.
     """
-    found: dict[str, Row] = {}
-    for row in table.rows:
-        first = found.setdefault(row.path, row)
+    found: dict[str, int] = {}
+    # One file may be spelled in several ways.
+    for number, path in enumerate(map(os.path.normpath, paths)):
+        first, row = table.rows[found.setdefault(path, number)], table.rows[number]
         if first is row:
             continue
         for kind, value in _meaning(table, first).items():

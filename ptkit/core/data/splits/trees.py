@@ -109,7 +109,10 @@ def grow_tree(scan: Scan, split: Split, tree: Tree, undoing: Undoing = _forget) 
     paths = [f"{target}/{name}" for name in names]
     for name, path in zip(names, paths, strict=True):
         if os.path.lexists(path):
-            raise UsageError(f"{tree.folder / name} exists and no list here names it; move it away")
+            raise UsageError(
+                f"{tree.folder / name} exists; rename the new image, or move that away if no list"
+                " here names it"
+            )
     folders = {target / place for below in _folders(names) for place in (below, *below.parents)}
     new_folders = [folder for folder in sorted(folders, reverse=True) if not folder.exists()]
     remove = functools.partial(_remove, paths, new_folders)

@@ -384,7 +384,7 @@ def _applied_to_all(step: Step, form: Any, batch: Any, draws: Any) -> Any:
     try:
         return form(step.transform, batch, draws[:, step.columns])
     # What kernels raise for wrong sizes. Not Exception: no user's code runs here.
-    except (ValueError, RuntimeError, TypeError, cv2.error) as error:
+    except (ValueError, RuntimeError, TypeError, IndexError, cv2.error) as error:
         raise refusal(step, error) from error
 
 

@@ -352,6 +352,17 @@ def test_too_few_validation_images_cannot_tell_that_nothing_was_learned(tmp_path
     assert found.judgement.text.endswith("25 images are too few to tell")
 
 
+def test_a_single_epoch_that_began_at_guessing_has_learned_where_its_accuracy_says_so(tmp_path):
+    def one_epoch(first, epochs):
+        del epochs[1:]
+
+    columns = {"epoch": [1], "train_loss": [0.7], "train_accuracy": [0.6], "valid_loss": [0.6]}
+    for accuracy, verdict in ((0.7, "ok"), (0.5, "FAIL")):
+        metrics = {**columns, "valid_accuracy": [accuracy]}
+        run = read_records(make_run(tmp_path / str(accuracy), one_epoch, metrics=metrics))
+        assert {f.rule: f.verdict for f in findings(run)}["not learning"] == verdict
+
+
 def test_a_new_head_on_a_trained_body_may_go_further(tmp_path):
     far = of_weight("fc.weight", "update", 2.0)
     scratch = make_run(tmp_path / "scratch", far)

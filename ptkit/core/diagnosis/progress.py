@@ -63,12 +63,17 @@ def non_finite(run: Recorded) -> Judgement:
 def not_learning(run: Recorded) -> Judgement:
     """Neither the training loss nor the accuracy is better than the same answer for every image."""
     guess, best_loss = run.guessing, least(run.metrics["train_loss"])
-    numbers, faults = {"train_loss": best_loss}, []
+    numbers, faults, majority = {"train_loss": best_loss}, [], _majority(run)
+    # The loss of an epoch is a mean over its steps: of a single one its first steps are a part, and
+    # only an accuracy can agree with it.
+    is_telling = len(run.metrics["train_loss"]) > 1 or (
+        majority is not None and majority.is_not_beaten
+    )
     if guess is not None:
         numbers["guessing"] = guess
-        if is_as_guessing(best_loss, guess):
+        if is_telling and is_as_guessing(best_loss, guess):
             faults.append(f"the best training loss is {best_loss:.4g}, guessing gives {guess:.4g}")
-    is_loss_bad, majority = bool(faults), _majority(run)
+    is_loss_bad = bool(faults)
     if majority is not None:
         numbers |= {"accuracy": majority.accuracy, "limit": majority.limit}
         # Of uneven classes a model may learn the large ones alone: that is a collapse.

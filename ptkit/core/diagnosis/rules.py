@@ -163,8 +163,9 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "not learning",
         progress.not_learning,
-        "best training loss ≥ 0.98 of guessing, or best accuracy ≤ the largest class + 2 SE; INFO"
-        " where the loss fell and 2 SE are over 10 points",
+        "best training loss ≥ 0.98 of guessing (of a single epoch with the accuracy only), or best"
+        " accuracy ≤ the largest class + 2 SE; INFO where the loss fell and 2 SE are over 10"
+        " points",
         "entropy of the classes' shares; binomial standard error",
         (
             *("collapse", "output bias", "overconfident", "overfitting that costs"),

@@ -107,6 +107,11 @@ def test_the_first_line_tells_what_the_run_begins_with(here):
     assert initial["outputs_are_probabilities"] is False
 
 
+def test_weights_that_images_fill_are_named(here):
+    assert lines_of(trained("a", model="whitenet"))[0]["fitted"] == ["whiten.weight", "whiten.bias"]
+    assert lines_of(trained("b", model="lenet", size=32))[0]["fitted"] == []
+
+
 def test_weights_whose_copies_are_stepped_are_told_as_trained(here):
     groups = ["conv1: lr=0.5x", "fc1: frozen"]
     start = lines_of(trained("a", model="lenet", size=32, optimizer="Muon", groups=groups))[0]

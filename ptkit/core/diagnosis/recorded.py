@@ -86,6 +86,11 @@ class Recorded:
         return self.start.get("guessing")
 
     @property
+    def fitted(self) -> frozenset[str]:
+        """Weights that the model set from images before training: other first values are lost."""
+        return frozenset(self.start.get("fitted", ()))
+
+    @property
     def again(self) -> str:
         """The command that repeats the run."""
         return f"ptkit train --config {shlex.quote(str(self.config))}"

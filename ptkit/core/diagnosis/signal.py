@@ -124,13 +124,14 @@ def dead_units(run: Recorded) -> Judgement:
 
 def _worst_init(run: Recorded) -> tuple[str, float, float]:
     """Return the layer whose first weights are furthest from He et al. 2015, equation 10: its name,
-    their standard deviation (about 0), and sqrt(2 / fan_in).
+    their standard deviation (about 0), and sqrt(2 / fan_in). --init has no effect on those that
+    are fitted to images.
     """
     found = []
     for name, about in run.start["weights"].items():
         norms, shape = run.samples(name, "weight"), about["shape"]
         fan_in = math.prod(shape[1:])
-        if len(norms) and norms[0] > 0 and fan_in:
+        if len(norms) and norms[0] > 0 and fan_in and name not in run.fitted:
             std = float(norms[0]) / math.sqrt(math.prod(shape))
             found.append((name.removesuffix(".weight"), std, math.sqrt(2 / fan_in)))
     if not found:

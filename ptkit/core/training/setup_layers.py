@@ -18,26 +18,27 @@ from ptkit.core.training.optimization.paired import groups_by_parameter
 from ptkit.core.training.recording.initial import Initial, initial_of
 from ptkit.core.training.recording.layers import LayerGauge
 from ptkit.core.training.recording.outputs import MOST_OUTPUTS, Margins, ValidOutputs
+from ptkit.core.training.setup_model import PreparedModel
 from ptkit.core.training.tasks.guessing import guessing_loss
 
 
 def with_gauge(
-    training: Training, batch: Batch, *, num_outputs: int
+    training: Training, batch: Batch, *, model: PreparedModel
 ) -> tuple[Training, dict[str, Any]]:
     """Return the training with a gauge, and the first line of layers.jsonl; the model stays as it
     was.
 
-    batch: of training, full.
+    batch: of training, full. model: that of the training.
     """
     training.to_training_mode()
     settings, loss = training.settings, training.loss
     initial = initial_of(training.model, batch, loss, dtype=training.dtype)
-    weights, head = _weights(training.model, initial), _head(training.model, num_outputs)
+    weights, head = _weights(training.model, initial), _head(training.model, model.num_outputs)
     # Outputs that are compared with each other are no scores of classes.
     is_single = loss.task.kind == SINGLE and not loss.compares
     is_balanced = training.train.sampling.sampler == "balanced"
     has_margins = is_single and training.counts_right_answers
-    keeps_outputs = is_single and len(training.valid.images) * num_outputs <= MOST_OUTPUTS
+    keeps_outputs = is_single and len(training.valid.images) * model.num_outputs <= MOST_OUTPUTS
     gauge = LayerGauge(
         training.model,
         weights=weights,
@@ -58,6 +59,7 @@ def with_gauge(
         "precision": precision_of(training.dtype),
         "clip_grad": settings.clip_grad,
         "weights": _described(weights, training.optimizer_setup),
+        "fitted": list(model.fitted),
         "head": None if head is None else f"{head}.weight",
         "initial": _as_dict(initial),
     }

@@ -15,6 +15,7 @@ from ptkit.core.models.zoo import find_head
 from ptkit.core.training.loop import Training
 from ptkit.core.training.optimization.optimizers import OptimizerSetup
 from ptkit.core.training.optimization.paired import groups_by_parameter
+from ptkit.core.training.optimization.parameter_groups import Group
 from ptkit.core.training.recording.initial import Initial, initial_of
 from ptkit.core.training.recording.layers import LayerGauge
 from ptkit.core.training.recording.outputs import MOST_OUTPUTS, Margins, ValidOutputs
@@ -110,14 +111,15 @@ def _described(
         for waiting in setup.waiting
         for _, parameter in waiting.parameters
     }
+    untrained: tuple[Group, float] = ({"lr": 0.0}, setup.lr)
     found: dict[str, dict[str, Any]] = {}
     for name, weight in weights.items():
-        group: dict[str, Any] = groups.get(id(weight), {"lr": 0.0})
+        group, rate = groups.get(id(weight), untrained)
         found[name] = {
             "shape": list(weight.shape),
             "trained": id(weight) in groups,
             "from_epoch": later.get(id(weight), 1),
-            "lr_scale": group.get("initial_lr", group["lr"]) / setup.lr,
+            "lr_scale": (group.get("initial_lr") or group["lr"]) / rate,
             "weight_decay": group.get("weight_decay", 0.0),
         }
     return found

@@ -14,6 +14,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from ptkit.commands.app import app
+from ptkit.core.calibration.temperature import two_halves
 from ptkit.core.config.layers import gather, with_assignments
 from ptkit.core.diagnosis.recorded import Evidence, read_records
 from ptkit.core.diagnosis.rules import findings
@@ -151,6 +152,20 @@ def test_a_calibrated_model_is_not_told_to_be_calibrated(tmp_path):
         assert {f.rule: f.verdict for f in findings(known)}["overconfident"] == verdict
 
 
+def test_no_temperature_is_advised_that_makes_probabilities_worse(tmp_path):
+    _, labels = outputs()
+    fitted, scored = two_halves(len(labels))
+    sure, answers = np.full(len(labels), 1.2), labels.copy()
+    # The half that a temperature is fitted on boasts and is often wrong; the other one keeps what
+    # it promises.
+    sure[fitted], answers[fitted[::3]] = 9.0, 1 - labels[fitted[::3]]
+    answers[scored[::12]] = 1 - labels[scored[::12]]
+    values = np.where(answers[:, None] == np.arange(2), sure[:, None], -sure[:, None])
+    found = judged(make_run(tmp_path / "run", values=values), "overconfident")
+    before, after = map(float, re.findall(r"ECE ([\d.]+) to ([\d.]+)", found.effect)[0])
+    assert (found.verdict, after > before, found.command) == ("WARN", True, "")
+
+
 def test_a_run_names_its_classes_itself(tmp_path):
     def named(first, epochs):
         first["class_names"] = ["a b", "\ufeffc"]
@@ -248,14 +263,16 @@ def test_a_rate_that_is_far_too_high_is_brought_down_at_once(tmp_path):
         assert settings_of(found.command)[0].optimizer.lr == lr
 
 
-@pytest.mark.parametrize(("step", "is_found"), [(2, True), (50, False)])
-def test_of_a_run_that_diverged_at_once_the_rate_is_to_be_found(tmp_path, step, is_found):
+@pytest.mark.parametrize(("step", "flag"), [(1, "preflight"), (2, "lr_find"), (50, None)])
+def test_of_a_run_that_diverged_at_once_the_rate_is_to_be_found(tmp_path, step, flag):
     folder = make_run(tmp_path / "run")
     (folder / ".running").touch()
     with (folder / "layers.jsonl").open("a") as file:
         file.write(f'{{"kind": "diverged", "step": {step}, "where": "conv1.weight"}}\n')
     command = judged(folder, "non-finite").command
-    assert parsed(command)[1]["lr_find"] is (True if is_found else None)
+    # Before the first step nothing has moved, at any rate.
+    values = parsed(command)[1]
+    assert [name for name in ("preflight", "lr_find") if values[name]] == ([flag] if flag else [])
     # It would diverge again.
     assert "its end" not in CliRunner().invoke(app, ["diagnose", str(folder)]).stdout
 

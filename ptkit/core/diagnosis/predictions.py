@@ -49,8 +49,10 @@ def overconfident(run: Recorded) -> Judgement:
     )
     temperature, before, after = _calibrated(outputs)
     effect = f"dividing outputs by {temperature:.2f}: ECE {before:.3f} to {after:.3f} (other half)"
-    # What was measured; label smoothing is the default already.
+    # What was measured, unless it speaks against it; label smoothing is the default already.
     command = f"ptkit calibrate {run.quoted_folder} {run.quoted_valid} --only temperature"
+    if after >= before:
+        command = ""
     return Judgement(WARN, text, numbers, (), command, effect)
 
 

@@ -42,8 +42,10 @@ def non_finite(run: Recorded) -> Judgement:
     if run.diverged is not None:
         step, where = run.diverged["step"], tuple(filter(None, [run.diverged.get("where")]))
         text = f"the loss became NaN or infinite at step {step:,}"
-        # Of the first steps nobody knows how far the rate is off.
-        command = f"{run.again} --lr-find" if step < _FEWEST_STEPS else calmer(run)
+        # Of the first steps nobody knows how far the rate is off; before the second nothing has
+        # moved, so it is no rate.
+        early = f"{run.again} --lr-find" if step > 1 else f"{run.again} --preflight"
+        command = early if step < _FEWEST_STEPS else calmer(run)
         return Judgement(FAIL, text, {"step": step}, where, command)
     if len(run.loss) and not np.isfinite(run.loss).all():
         step = int(np.flatnonzero(~np.isfinite(run.loss))[0]) + 1

@@ -20,6 +20,7 @@ from ptkit.core.diagnosis.recorded import Evidence, read_records
 from ptkit.core.diagnosis.rules import findings
 
 COMMANDS = get_command(app).commands
+OVERFITTED = "overfitting that costs"
 OWN = """[model]
 init = ["Linear=zeros_"]
 [optimizer]
@@ -164,6 +165,77 @@ def test_no_temperature_is_advised_that_makes_probabilities_worse(tmp_path):
     found = judged(make_run(tmp_path / "run", values=values), "overconfident")
     before, after = map(float, re.findall(r"ECE ([\d.]+) to ([\d.]+)", found.effect)[0])
     assert (found.verdict, after > before, found.command) == ("WARN", True, "")
+
+
+def noisy():
+    """Return outputs that are sure of another class than that of twelve of the 200 images."""
+    _, labels = outputs()
+    z = np.where(np.arange(200) < 12, 4.2, 4.0)[:, None]
+    sure = np.where(labels[:, None] == np.arange(2), z, -z).astype(np.float32)
+    sure[94:106] = sure[94:106, ::-1]
+    return sure
+
+
+def test_labels_are_looked_at_by_what_the_run_left(tmp_path):
+    folder = make_run(tmp_path / "run", values=noisy(), config=LISTS)
+    # Images were mixed: it has no margins.
+    command = judged(folder, "label noise").command
+    assert shlex.split(command) == ["ptkit", "confmat", str(folder), f"{folder}/it's.txt"]
+    (folder / "margins.npz").touch()
+    assert judged(folder, "label noise").command == f"ptkit check --run {folder}"
+
+
+@pytest.mark.parametrize(("own", "advised"), [(None, 5), (8, 5), (5, None), (3, None)])
+def test_no_patience_is_advised_that_the_run_has(tmp_path, own, advised):
+    config = f"[train]\npatience = {own}\n" if own else ""
+    falling = {"valid_accuracy": [0.9, 0.95, 0.8, 0.75, 0.7]}
+    found = judged(make_run(tmp_path / "run", metrics=falling, config=config), OVERFITTED)
+    assert found.verdict == "WARN"
+    assert bool(found.command) is (advised is not None)
+    assert not advised or settings_of(found.command)[0].train.patience == advised
+
+
+@pytest.mark.parametrize("rule", ["WARN gradient spikes", "FAIL non-finite"])
+def test_gradients_are_not_clipped_at_more_than_the_run_does(tmp_path, rule):
+    for own, is_clipped_at_less in ((400.0, True), (0.8, False)):
+        config = f"[train]\nclip_grad = {own}\n"
+
+        def change(first, epochs):
+            dict(FAULTS)[rule](first, epochs)
+            for epoch in epochs:
+                epoch["grad_norm"] = [norm if norm > 100 else 0.7 for norm in epoch["grad_norm"]]
+                epoch["grad_norm"][:5] = [1.2] * 5
+
+        folder = make_run(tmp_path / f"{rule} {own}", change, config=config)
+        settings, _ = settings_of(judged(folder, rule.partition(" ")[2]).command)
+        assert (settings.train.clip_grad < own) is is_clipped_at_less
+        assert settings.train.clip_grad <= own
+        assert is_clipped_at_less or settings.optimizer.lr < 0.1
+
+
+def test_classes_that_are_drawn_alike_get_other_advice(tmp_path):
+    one_class = np.tile(np.array([[2.0, -2.0]], np.float32), (200, 1))
+
+    def uneven(first, epochs):
+        first["class_counts"] = [590, 10]
+
+    for sampler in ("none", "balanced"):
+        folder = make_run(
+            tmp_path / sampler,
+            uneven,
+            values=one_class,
+            config=f'[data]\nsampler = "{sampler}"\n',
+            metrics={"valid_accuracy": [0.5] * 5, "train_loss": [0.05] * 5},
+        )
+        is_told = "sampler=balanced" in judged(folder, "collapse").command
+        assert is_told is (sampler == "none")
+
+
+def test_no_groups_are_advised_to_an_optimizer_without(tmp_path):
+    config = '[optimizer]\ncall = "LBFGS()"\nlr = 0.1\n'
+    folder = make_run(tmp_path / "run", of_weight(NAMES[2], "update", 1e-5), config=config)
+    found = judged(folder, "layer imbalance")
+    assert (found.verdict, found.command) == ("WARN", "")
 
 
 def test_a_run_names_its_classes_itself(tmp_path):

@@ -29,7 +29,7 @@ _SPIKE_Z, _SPIKE_RISE, _CLIPPED = 6.0, 1.2, 0.5
 _BEFORE, _AFTER, _AROUND = 10, 5, 50
 _SHARE_OF_STEPS = 0.05
 _WAITS_INFO, _WAITS_WARN = 0.05, 0.20
-_GAP = 0.10
+_GAP, _PATIENCE = 0.10, 5
 # Two standard errors of so many points.
 _CANNOT_TELL = 0.10
 
@@ -58,7 +58,9 @@ def non_finite(run: Recorded) -> Judgement:
     skipped = int((~np.isfinite(run.grad_norm)).sum())
     if skipped > max(_SHARE_OF_STEPS * len(run.grad_norm), 10):
         text = f"the gradient was NaN or infinite in {skipped:,} of {len(run.grad_norm):,} steps"
-        return Judgement(WARN, text, {"steps": skipped}, (), f"{run.again} --precision bf16")
+        is_bf16 = run.start["precision"] == "bf16"
+        command = calmer(run) if is_bf16 else f"{run.again} --precision bf16"
+        return Judgement(WARN, text, {"steps": skipped}, (), command)
     return fine({"skipped_steps": skipped})
 
 
@@ -178,7 +180,10 @@ def gradient_spikes(run: Recorded) -> Judgement:
         f" below {p90:.3g}), and the loss was a fifth higher after them"
     )
     numbers = {"spikes": len(spikes), "largest": largest, "p90": p90}
-    return Judgement(WARN, text, numbers, (), f"{run.again} --set train.clip_grad={p90:.3g}")
+    # Of a run that clips at less already the rate is left.
+    is_tighter = clip is None or p90 < clip
+    command = f"{run.again} --set train.clip_grad={p90:.3g}" if is_tighter else slower(run)
+    return Judgement(WARN, text, numbers, (), command)
 
 
 def overfitting(run: Recorded) -> Judgement:
@@ -190,7 +195,9 @@ def overfitting(run: Recorded) -> Judgement:
     final = float(valid[-1])
     error = math.sqrt(max(best * (1 - best), 1 / n) / n)
     numbers = {"best": best, "final": final}
-    keep = f"{run.again} --set train.patience=5"
+    patience = run.settings.train.patience
+    has_less = patience is not None and patience <= _PATIENCE
+    keep = "" if has_less else f"{run.again} --set train.patience={_PATIENCE}"
     if final < best - 2 * math.sqrt(2) * error:
         at = run.metrics["epoch"][np.nanargmax(valid)]
         text = f"accuracy fell from {best:.1%} (epoch {at:.0f}) to {final:.1%}"
@@ -279,10 +286,13 @@ def faster(run: Recorded) -> str:
 
 
 def calmer(run: Recorded) -> str:
-    """Return the command with a tenth of the rate and gradients clipped where most of them were."""
-    norms = run.grad_norm[np.isfinite(run.grad_norm)]
-    clip = f"{np.quantile(norms, 0.9):.3g}" if len(norms) else "1"
-    return f"{slower(run)} --set train.clip_grad={clip}"
+    """Return the command with a tenth of the rate and gradients clipped where most of them were,
+    unless the run clips them at less.
+    """
+    norms, own = run.grad_norm[np.isfinite(run.grad_norm)], run.settings.train.clip_grad
+    clip = float(np.quantile(norms, 0.9)) if len(norms) else 1.0
+    is_tighter = own is None or clip < own
+    return f"{slower(run)} --set train.clip_grad={clip:.3g}" if is_tighter else slower(run)
 
 
 def _lr(run: Recorded) -> float:

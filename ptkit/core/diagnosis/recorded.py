@@ -81,6 +81,11 @@ class Recorded:
         return self.settings.model.weights is None
 
     @property
+    def is_balanced(self) -> bool:
+        """Whether each class was drawn as often as the others."""
+        return self.settings.data.sampler == "balanced"
+
+    @property
     def guessing(self) -> float | None:
         """The loss of the best answer that is the same for every image; None where unknown."""
         return self.start.get("guessing")
@@ -125,7 +130,11 @@ class Recorded:
         return shlex.quote(self.settings.data.valid)
 
     def with_groups(self, *lines: str) -> str:
-        """Return the command that repeats the run with more parameter groups."""
+        """Return the command that repeats the run with more parameter groups; "" where the
+        optimizer takes none.
+        """
+        if (self.settings.optimizer.call or "").startswith("LBFGS"):
+            return ""
         # A flag replaces the lines of --config: the run's own come first, and later ones win.
         return self._with_lines("--group", (*self.settings.optimizer.groups, *lines))
 

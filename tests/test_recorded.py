@@ -335,6 +335,27 @@ def test_a_rate_that_is_far_too_high_is_brought_down_at_once(tmp_path):
         assert settings_of(found.command)[0].optimizer.lr == lr
 
 
+@pytest.mark.parametrize(
+    ("call", "advised"),
+    [
+        ("OneCycleLR(max_lr=0.3, pct_start=0.2)", "OneCycleLR(max_lr=0.03, pct_start=0.2)"),
+        ("OneCycleLR(0.3, pct_start=0.2)", "OneCycleLR(0.03, pct_start=0.2)"),
+        ("OneCycleLR(max_lr=[0.3, 0.6])", "OneCycleLR(max_lr=[0.03, 0.06])"),
+        ("OneCycleLR(max_lr=(0.3, 1e-4))", "OneCycleLR(max_lr=(0.03, 1e-05))"),
+        ("OneCycleLR(pct_start=0.2)", None),
+        ("CosineAnnealingLR()", None),
+    ],
+)
+def test_a_rate_is_advised_where_the_schedule_takes_it_from(tmp_path, call, advised):
+    config = f'[scheduler]\ncall = "{call}"\n'
+    rising = dict(FAULTS)["FAIL lr too high"]
+    settings, _ = settings_of(
+        judged(make_run(tmp_path / "run", rising, config=config), "lr too high").command
+    )
+    assert settings.scheduler.call == (advised or call)
+    assert settings.optimizer.lr == pytest.approx(0.1 if advised else 0.01)
+
+
 @pytest.mark.parametrize(("step", "flag"), [(1, "preflight"), (2, "lr_find"), (50, None)])
 def test_of_a_run_that_diverged_at_once_the_rate_is_to_be_found(tmp_path, step, flag):
     folder = make_run(tmp_path / "run")

@@ -277,12 +277,12 @@ def slower(run: Recorded) -> str:
     """
     update = overall_update(run)
     factor = min(_USUAL_UPDATE / update, 0.1) if update > 0 else 0.1
-    return f"{run.again} --lr {float(f'{factor * _lr(run):.1g}'):.3g}"
+    return run.at_rate(factor, digits=1)
 
 
 def faster(run: Recorded) -> str:
     """Return the command with ten times the rate."""
-    return f"{run.again} --lr {10 * _lr(run):.3g}"
+    return run.at_rate(10)
 
 
 def calmer(run: Recorded) -> str:
@@ -293,10 +293,6 @@ def calmer(run: Recorded) -> str:
     clip = float(np.quantile(norms, 0.9)) if len(norms) else 1.0
     is_tighter = own is None or clip < own
     return f"{slower(run)} --set train.clip_grad={clip:.3g}" if is_tighter else slower(run)
-
-
-def _lr(run: Recorded) -> float:
-    return run.settings.optimizer.lr or 0.0
 
 
 def _width(run: Recorded) -> int:

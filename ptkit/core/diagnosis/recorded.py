@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ptkit.core.config.layers import read_toml, resolve
 from ptkit.core.config.settings import Settings
+from ptkit.core.diagnosis.rates import rate_flag
 from ptkit.core.errors import DataError
 from ptkit.core.run_files import (
     LAYERS,
@@ -128,6 +129,11 @@ class Recorded:
     def quoted_valid(self) -> str:
         """The validation list as a command names it."""
         return shlex.quote(self.settings.data.valid)
+
+    def at_rate(self, factor: float, *, digits: int = 3) -> str:
+        """Return the command that repeats the run at so many times its rate."""
+        lr, schedule = self.settings.optimizer.lr or 0.0, self.settings.scheduler.call
+        return f"{self.again} {rate_flag(lr, schedule, factor=factor, digits=digits)}"
 
     def with_groups(self, *lines: str) -> str:
         """Return the command that repeats the run with more parameter groups; "" where the

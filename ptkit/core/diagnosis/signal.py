@@ -118,8 +118,7 @@ def dead_units(run: Recorded) -> Judgement:
         f"{share:.0%} of the units gave nothing on {looked_at:,} validation images in"
         f" {_DEAD_EPOCHS} epochs (limit {_DEAD_WARN:.0%}); most in {where[0]}"
     )
-    lr = (run.settings.optimizer.lr or 0.0) / 3
-    return Judgement(verdict, text, numbers, where, f"{run.again} --lr {lr:.3g}")
+    return Judgement(verdict, text, numbers, where, run.at_rate(1 / 3))
 
 
 def _worst_init(run: Recorded) -> tuple[str, float, float]:

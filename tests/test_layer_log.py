@@ -99,6 +99,7 @@ def test_the_first_line_tells_what_the_run_begins_with(here):
     assert start["class_names"] == list(CLASS_NAMES)
     assert (start["class_counts"], start["valid_counts"]) == ([16, 16, 16], [7, 7, 7])
     assert start["guessing"] == pytest.approx(math.log(3))
+    assert start["images_kept"] is True
     assert (start["head"], start["precision"]) == ("fc3.weight", "fp32")
     initial = start["initial"]
     assert initial["loss"] == pytest.approx(math.log(3), rel=0.2)

@@ -264,6 +264,15 @@ def test_images_that_wait_although_they_are_kept_have_other_advice(tmp_path):
     assert settings_of(judged(folder, "data-bound").command)[0].data.workers == 0
 
 
+def test_images_that_are_in_memory_are_not_kept_on_disk_too(tmp_path):
+    def waiting(first, epochs):
+        every_epoch(wait_s=[0.02] * 30)(first, epochs)
+        first["images_kept"] = True
+
+    found = judged(make_run(tmp_path / "run", waiting), "data-bound")
+    assert (found.verdict, found.command) == ("WARN", "")
+
+
 def test_a_collapse_of_a_run_that_still_learns_is_given_more_epochs(tmp_path):
     values = np.tile(np.array([[2.0, -2.0]], np.float32), (200, 1))
     losses = {"still": [0.6, 0.5, 0.4, 0.3, 0.2], "done": [0.3, 0.2, 0.2, 0.2, 0.2]}
@@ -333,6 +342,37 @@ def test_a_rate_that_is_far_too_high_is_brought_down_at_once(tmp_path):
     for update, lr in ((0.02, 0.01), (10.0, 0.0001)):
         found = judged(make_run(tmp_path / str(lr), far(update)), "lr too high")
         assert settings_of(found.command)[0].optimizer.lr == lr
+
+
+def dead_from(epoch):
+    """Return a change in which seven of eight units are dead from an epoch on."""
+
+    def change(first, epochs):
+        for each in epochs[epoch - 1 :]:
+            each["activations"] = {"conv1": {"units": 8, "dead": 7, "std": 1.0}}
+
+    return change
+
+
+def test_units_that_trained_weights_had_dead_are_no_fault_of_the_run(tmp_path):
+    tuned = '[model]\nweights = "resnet18"\n'
+    for name, epoch, config, verdict in (
+        ("scratch", 1, "", "FAIL"),
+        ("tuned", 1, tuned, "INFO"),
+        ("died", 2, tuned, "FAIL"),
+    ):
+        found = judged(make_run(tmp_path / name, dead_from(epoch), config=config), "dead units")
+        assert (found.verdict, bool(found.command)) == (verdict, verdict == "FAIL")
+
+
+def test_dead_units_explain_no_rate_that_is_too_low(tmp_path):
+    def both(first, epochs):
+        dead_from(1)(first, epochs)
+        dict(FAULTS)["WARN lr too low"](first, epochs)
+
+    found = {f.rule: f for f in findings(read_records(make_run(tmp_path / "run", both)))}
+    assert found["dead units"].verdict == "FAIL"
+    assert (found["lr too low"].verdict, found["lr too low"].muted_by) == ("WARN", None)
 
 
 @pytest.mark.parametrize(

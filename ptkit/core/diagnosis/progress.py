@@ -227,7 +227,9 @@ def data_bound(run: Recorded) -> Judgement:
     verdict = WARN if share > _WAITS_WARN else INFO
     text = f"{share:.0%} of the training time was waiting for images (limit {_WAITS_WARN:.0%})"
     data, command = run.settings.data, ""
-    if data.cache != "disk":
+    # Of images in memory, or decoded at a smaller scale, there is nothing to keep on disk.
+    is_kept = run.start.get("images_kept", False) or data.reduced_decode
+    if data.cache != "disk" and not is_kept:
         command = f"{run.again} --set data.cache=disk"
     elif data.workers:
         command = f"{run.again} --workers 0"

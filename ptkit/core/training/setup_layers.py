@@ -57,6 +57,7 @@ def with_gauge(
         "class_counts": _counts(training.train, loss.facts.num_classes),
         "valid_counts": _counts(training.valid, loss.facts.num_classes),
         "guessing": guessing_loss(loss, is_balanced=is_balanced),
+        "images_kept": training.train.kept is not None,
         "precision": precision_of(training.dtype),
         "clip_grad": settings.clip_grad,
         "weights": _described(weights, training.optimizer_setup),

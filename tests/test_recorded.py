@@ -295,6 +295,33 @@ def test_a_collapse_of_a_run_that_still_learns_is_given_more_epochs(tmp_path):
     assert judged(tmp_path / "still", "collapse").command.endswith("--epochs 16")
 
 
+def test_a_collapse_after_a_single_epoch_is_given_more(tmp_path):
+    def one_epoch(first, epochs):
+        del epochs[1:]
+
+    columns = {"epoch": [1], "train_loss": [0.65], "train_accuracy": [0.7], "valid_loss": [0.6],
+               "valid_accuracy": [0.7]}  # fmt: skip
+    folder = make_run(
+        tmp_path / "run",
+        one_epoch,
+        values=np.tile(np.array([[2.0, -2.0]], np.float32), (200, 1)),
+        config="[train]\nepochs = 1\n",
+        metrics=columns,
+    )
+    assert settings_of(judged(folder, "collapse").command)[0].train.epochs == 2
+
+
+def test_a_bias_of_classes_that_are_drawn_alike_is_looked_at(tmp_path):
+    values, _ = outputs()
+    weak = values * 0.5 + np.array([0, 0.9], np.float32)
+    rng = np.random.default_rng(1)
+    weak[:100, 1] += (rng.random(100) < 0.6) * 1.2
+    for sampler, name in (("none", "train"), ("balanced", "confmat")):
+        config = f'[data]\nsampler = "{sampler}"\n'
+        found = judged(make_run(tmp_path / sampler, values=weak, config=config), "output bias")
+        assert (found.verdict, parsed(found.command)[0]) == ("WARN", name)
+
+
 def test_too_few_steps_at_a_tiny_rate_want_a_larger_one(tmp_path):
     def few(update):
         def change(first, epochs):

@@ -237,9 +237,11 @@ def data_bound(run: Recorded) -> Judgement:
 
 
 def still_falls(run: Recorded) -> bool:
-    """Say whether the training loss of the last epoch is clearly below all others."""
+    """Say whether the training loss of the last epoch is clearly below all others; that of a single
+    epoch has hardly begun to fall.
+    """
     losses = run.metrics["train_loss"]
-    return len(losses) > 1 and bool(losses[-1] < (1 - _NO_GAIN) * least(losses[:-1]))
+    return bool(losses[-1] < (1 - _NO_GAIN) * least(losses[:-1]))
 
 
 def is_uneven(run: Recorded) -> bool:

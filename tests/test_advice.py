@@ -43,6 +43,12 @@ GOOD = Facts(
 )
 
 
+def test_a_rate_that_the_schedule_sets_is_lowered_there():
+    assert replace(GOOD, lr=0.1).slower.endswith(" --lr 0.01")
+    cycle = replace(GOOD, schedule="OneCycleLR(max_lr=0.4)")
+    assert cycle.slower.endswith(" --scheduler 'OneCycleLR(max_lr=0.04)'")
+
+
 def test_a_class_without_validation_images_is_named():
     found = verdicts(replace(GOOD, unseen_classes=("wasp",)))
     assert [verdict.rule for verdict in found] == ["classes_not_validated"]

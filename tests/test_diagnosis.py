@@ -207,6 +207,37 @@ def test_layers_that_are_meant_to_move_slowly_have_no_vanishing_gradient(tmp_pat
     assert found[0] == "FAIL vanishing gradient"
 
 
+@pytest.mark.parametrize(
+    ("call", "verdict"), [("AdamW()", "ok"), ("Muon()", "ok"), ("Adam()", "FAIL")]
+)
+def test_decay_that_is_no_part_of_a_gradient_moves_weights_by_itself_only(tmp_path, call, verdict):
+    # At a rate of 0.1 and a decay of 1e-3 that is 1e-4; the layer moves twice as far.
+    far = of_weight(NAMES[0], "update", 2e-3)
+    others = {name: of_weight(name, "update", 1.0) for name in NAMES[1:]}
+
+    def change(first, epochs):
+        for each in (far, *others.values()):
+            each(first, epochs)
+
+    config = f'[optimizer]\ncall = "{call}"\nlr = 0.1\n'
+    run = read_records(make_run(tmp_path / "run", change, config=config))
+    assert {f.rule: f.verdict for f in findings(run)}["vanishing gradient"] == verdict
+
+
+def test_layers_that_images_fill_may_move_little_and_get_no_other_first_weights(tmp_path):
+    def fitted(first, epochs):
+        far_layers(first, epochs)
+        first["fitted"] = [NAMES[0]]
+        first["initial"]["layer_std"] = {"conv1": 1.0, "fc": 1e-4}
+        # Further from the usual spread than the other layers.
+        epochs[0]["weights"][NAMES[0]]["weight"][0] = 1e4
+
+    run = read_records(make_run(tmp_path / "run", fitted))
+    found = {f.rule: f.judgement for f in findings(run)}
+    assert [found[rule].verdict for rule in ("vanishing gradient", "layer imbalance")] == ["ok"] * 2
+    assert found["initial signal"].where == ("conv2",)
+
+
 def test_the_calibration_error_of_calibrated_answers_is_small_and_of_others_their_gap():
     sure = np.full(3000, 0.8)
     right = np.arange(3000) % 5 != 0
@@ -350,6 +381,17 @@ def test_too_few_validation_images_cannot_tell_that_nothing_was_learned(tmp_path
     (found,) = [f for f in findings(read_records(run)) if f.rule == "not learning"]
     assert found.verdict == "INFO"
     assert found.judgement.text.endswith("25 images are too few to tell")
+
+
+def test_a_single_epoch_that_began_at_guessing_has_learned_where_its_accuracy_says_so(tmp_path):
+    def one_epoch(first, epochs):
+        del epochs[1:]
+
+    columns = {"epoch": [1], "train_loss": [0.7], "train_accuracy": [0.6], "valid_loss": [0.6]}
+    for accuracy, verdict in ((0.7, "ok"), (0.5, "FAIL")):
+        metrics = {**columns, "valid_accuracy": [accuracy]}
+        run = read_records(make_run(tmp_path / str(accuracy), one_epoch, metrics=metrics))
+        assert {f.rule: f.verdict for f in findings(run)}["not learning"] == verdict
 
 
 def test_a_new_head_on_a_trained_body_may_go_further(tmp_path):

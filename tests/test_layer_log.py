@@ -101,6 +101,7 @@ def test_the_first_line_tells_what_the_run_begins_with(here):
     assert start["class_names"] == list(CLASS_NAMES)
     assert (start["class_counts"], start["valid_counts"]) == ([16, 16, 16], [7, 7, 7])
     assert start["guessing"] == pytest.approx(math.log(3))
+    assert start["images_kept"] is True
     assert (start["head"], start["precision"]) == ("fc3.weight", "fp32")
     initial = start["initial"]
     assert initial["loss"] == pytest.approx(math.log(3), rel=0.2)
@@ -109,8 +110,23 @@ def test_the_first_line_tells_what_the_run_begins_with(here):
     assert initial["outputs_are_probabilities"] is False
 
 
-def test_weights_whose_copies_are_stepped_are_told_as_trained(here):
-    groups = ["conv1: lr=0.5x", "fc1: frozen"]
+def test_the_first_loss_is_a_mean_where_the_loss_is_a_sum(here):
+    runs = {
+        kind: trained(kind, loss=f"CrossEntropyLoss(reduction='{kind}')")
+        for kind in ("mean", "sum")
+    }
+    first = {kind: lines_of(run)[0]["initial"]["loss"] for kind, run in runs.items()}
+    assert first["sum"] == pytest.approx(first["mean"])
+
+
+def test_weights_that_images_fill_are_named(here):
+    assert lines_of(trained("a", model="whitenet"))[0]["fitted"] == ["whiten.weight", "whiten.bias"]
+    assert lines_of(trained("b", model="lenet", size=32))[0]["fitted"] == []
+
+
+@pytest.mark.parametrize(("lines", "head"), [([], 1), (["fc3: lr=3x"], 3)])
+def test_weights_whose_copies_are_stepped_are_told_as_trained(here, lines, head):
+    groups = ["conv1: lr=0.5x", "fc1: frozen", *lines]
     start = lines_of(trained("a", model="lenet", size=32, optimizer="Muon", groups=groups))[0]
     told = {name: (about["trained"], about["lr_scale"]) for name, about in start["weights"].items()}
     assert told == {
@@ -118,8 +134,8 @@ def test_weights_whose_copies_are_stepped_are_told_as_trained(here):
         "conv2.weight": (True, 1),
         "fc1.weight": (False, 0),
         "fc2.weight": (True, 1),
-        # AdamW steps the head.
-        "fc3.weight": (True, pytest.approx(0.1)),
+        # AdamW steps the head, at a rate of its own.
+        "fc3.weight": (True, pytest.approx(head)),
     }
 
 

@@ -14,11 +14,13 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from ptkit.commands.app import app
+from ptkit.core.calibration.temperature import two_halves
 from ptkit.core.config.layers import gather, with_assignments
 from ptkit.core.diagnosis.recorded import Evidence, read_records
 from ptkit.core.diagnosis.rules import findings
 
 COMMANDS = get_command(app).commands
+OVERFITTED = "overfitting that costs"
 OWN = """[model]
 init = ["Linear=zeros_"]
 [optimizer]
@@ -151,6 +153,91 @@ def test_a_calibrated_model_is_not_told_to_be_calibrated(tmp_path):
         assert {f.rule: f.verdict for f in findings(known)}["overconfident"] == verdict
 
 
+def test_no_temperature_is_advised_that_makes_probabilities_worse(tmp_path):
+    _, labels = outputs()
+    fitted, scored = two_halves(len(labels))
+    sure, answers = np.full(len(labels), 1.2), labels.copy()
+    # The half that a temperature is fitted on boasts and is often wrong; the other one keeps what
+    # it promises.
+    sure[fitted], answers[fitted[::3]] = 9.0, 1 - labels[fitted[::3]]
+    answers[scored[::12]] = 1 - labels[scored[::12]]
+    values = np.where(answers[:, None] == np.arange(2), sure[:, None], -sure[:, None])
+    found = judged(make_run(tmp_path / "run", values=values), "overconfident")
+    before, after = map(float, re.findall(r"ECE ([\d.]+) to ([\d.]+)", found.effect)[0])
+    assert (found.verdict, after > before, found.command) == ("WARN", True, "")
+
+
+def noisy():
+    """Return outputs that are sure of another class than that of twelve of the 200 images."""
+    _, labels = outputs()
+    z = np.where(np.arange(200) < 12, 4.2, 4.0)[:, None]
+    sure = np.where(labels[:, None] == np.arange(2), z, -z).astype(np.float32)
+    sure[94:106] = sure[94:106, ::-1]
+    return sure
+
+
+def test_labels_are_looked_at_by_what_the_run_left(tmp_path):
+    folder = make_run(tmp_path / "run", values=noisy(), config=LISTS)
+    # Images were mixed: it has no margins.
+    command = judged(folder, "label noise").command
+    assert shlex.split(command) == ["ptkit", "confmat", str(folder), f"{folder}/it's.txt"]
+    (folder / "margins.npz").touch()
+    assert judged(folder, "label noise").command == f"ptkit check --run {folder}"
+
+
+@pytest.mark.parametrize(("own", "advised"), [(None, 5), (8, 5), (5, None), (3, None)])
+def test_no_patience_is_advised_that_the_run_has(tmp_path, own, advised):
+    config = f"[train]\npatience = {own}\n" if own else ""
+    falling = {"valid_accuracy": [0.9, 0.95, 0.8, 0.75, 0.7]}
+    found = judged(make_run(tmp_path / "run", metrics=falling, config=config), OVERFITTED)
+    assert found.verdict == "WARN"
+    assert bool(found.command) is (advised is not None)
+    assert not advised or settings_of(found.command)[0].train.patience == advised
+
+
+@pytest.mark.parametrize("rule", ["WARN gradient spikes", "FAIL non-finite"])
+def test_gradients_are_not_clipped_at_more_than_the_run_does(tmp_path, rule):
+    for own, is_clipped_at_less in ((400.0, True), (0.8, False)):
+        config = f"[train]\nclip_grad = {own}\n"
+
+        def change(first, epochs):
+            dict(FAULTS)[rule](first, epochs)
+            for epoch in epochs:
+                epoch["grad_norm"] = [norm if norm > 100 else 0.7 for norm in epoch["grad_norm"]]
+                epoch["grad_norm"][:5] = [1.2] * 5
+
+        folder = make_run(tmp_path / f"{rule} {own}", change, config=config)
+        settings, _ = settings_of(judged(folder, rule.partition(" ")[2]).command)
+        assert (settings.train.clip_grad < own) is is_clipped_at_less
+        assert settings.train.clip_grad <= own
+        assert is_clipped_at_less or settings.optimizer.lr < 0.1
+
+
+def test_classes_that_are_drawn_alike_get_other_advice(tmp_path):
+    one_class = np.tile(np.array([[2.0, -2.0]], np.float32), (200, 1))
+
+    def uneven(first, epochs):
+        first["class_counts"] = [590, 10]
+
+    for sampler in ("none", "balanced"):
+        folder = make_run(
+            tmp_path / sampler,
+            uneven,
+            values=one_class,
+            config=f'[data]\nsampler = "{sampler}"\n',
+            metrics={"valid_accuracy": [0.5] * 5, "train_loss": [0.05] * 5},
+        )
+        is_told = "sampler=balanced" in judged(folder, "collapse").command
+        assert is_told is (sampler == "none")
+
+
+def test_no_groups_are_advised_to_an_optimizer_without(tmp_path):
+    config = '[optimizer]\ncall = "LBFGS()"\nlr = 0.1\n'
+    folder = make_run(tmp_path / "run", of_weight(NAMES[2], "update", 1e-5), config=config)
+    found = judged(folder, "layer imbalance")
+    assert (found.verdict, found.command) == ("WARN", "")
+
+
 def test_a_run_names_its_classes_itself(tmp_path):
     def named(first, epochs):
         first["class_names"] = ["a b", "\ufeffc"]
@@ -177,6 +264,15 @@ def test_images_that_wait_although_they_are_kept_have_other_advice(tmp_path):
     assert settings_of(judged(folder, "data-bound").command)[0].data.workers == 0
 
 
+def test_images_that_are_in_memory_are_not_kept_on_disk_too(tmp_path):
+    def waiting(first, epochs):
+        every_epoch(wait_s=[0.02] * 30)(first, epochs)
+        first["images_kept"] = True
+
+    found = judged(make_run(tmp_path / "run", waiting), "data-bound")
+    assert (found.verdict, found.command) == ("WARN", "")
+
+
 def test_a_collapse_of_a_run_that_still_learns_is_given_more_epochs(tmp_path):
     values = np.tile(np.array([[2.0, -2.0]], np.float32), (200, 1))
     losses = {"still": [0.6, 0.5, 0.4, 0.3, 0.2], "done": [0.3, 0.2, 0.2, 0.2, 0.2]}
@@ -197,6 +293,33 @@ def test_a_collapse_of_a_run_that_still_learns_is_given_more_epochs(tmp_path):
     with (tmp_path / "still/config.toml").open("a") as file:
         file.write("patience = 3\n")
     assert judged(tmp_path / "still", "collapse").command.endswith("--epochs 16")
+
+
+def test_a_collapse_after_a_single_epoch_is_given_more(tmp_path):
+    def one_epoch(first, epochs):
+        del epochs[1:]
+
+    columns = {"epoch": [1], "train_loss": [0.65], "train_accuracy": [0.7], "valid_loss": [0.6],
+               "valid_accuracy": [0.7]}  # fmt: skip
+    folder = make_run(
+        tmp_path / "run",
+        one_epoch,
+        values=np.tile(np.array([[2.0, -2.0]], np.float32), (200, 1)),
+        config="[train]\nepochs = 1\n",
+        metrics=columns,
+    )
+    assert settings_of(judged(folder, "collapse").command)[0].train.epochs == 2
+
+
+def test_a_bias_of_classes_that_are_drawn_alike_is_looked_at(tmp_path):
+    values, _ = outputs()
+    weak = values * 0.5 + np.array([0, 0.9], np.float32)
+    rng = np.random.default_rng(1)
+    weak[:100, 1] += (rng.random(100) < 0.6) * 1.2
+    for sampler, name in (("none", "train"), ("balanced", "confmat")):
+        config = f'[data]\nsampler = "{sampler}"\n'
+        found = judged(make_run(tmp_path / sampler, values=weak, config=config), "output bias")
+        assert (found.verdict, parsed(found.command)[0]) == ("WARN", name)
 
 
 def test_too_few_steps_at_a_tiny_rate_want_a_larger_one(tmp_path):
@@ -248,14 +371,68 @@ def test_a_rate_that_is_far_too_high_is_brought_down_at_once(tmp_path):
         assert settings_of(found.command)[0].optimizer.lr == lr
 
 
-@pytest.mark.parametrize(("step", "is_found"), [(2, True), (50, False)])
-def test_of_a_run_that_diverged_at_once_the_rate_is_to_be_found(tmp_path, step, is_found):
+def dead_from(epoch):
+    """Return a change in which seven of eight units are dead from an epoch on."""
+
+    def change(first, epochs):
+        for each in epochs[epoch - 1 :]:
+            each["activations"] = {"conv1": {"units": 8, "dead": 7, "std": 1.0}}
+
+    return change
+
+
+def test_units_that_trained_weights_had_dead_are_no_fault_of_the_run(tmp_path):
+    tuned = '[model]\nweights = "resnet18"\n'
+    for name, epoch, config, verdict in (
+        ("scratch", 1, "", "FAIL"),
+        ("tuned", 1, tuned, "INFO"),
+        ("died", 2, tuned, "FAIL"),
+    ):
+        found = judged(make_run(tmp_path / name, dead_from(epoch), config=config), "dead units")
+        assert (found.verdict, bool(found.command)) == (verdict, verdict == "FAIL")
+
+
+def test_dead_units_explain_no_rate_that_is_too_low(tmp_path):
+    def both(first, epochs):
+        dead_from(1)(first, epochs)
+        dict(FAULTS)["WARN lr too low"](first, epochs)
+
+    found = {f.rule: f for f in findings(read_records(make_run(tmp_path / "run", both)))}
+    assert found["dead units"].verdict == "FAIL"
+    assert (found["lr too low"].verdict, found["lr too low"].muted_by) == ("WARN", None)
+
+
+@pytest.mark.parametrize(
+    ("call", "advised"),
+    [
+        ("OneCycleLR(max_lr=0.3, pct_start=0.2)", "OneCycleLR(max_lr=0.03, pct_start=0.2)"),
+        ("OneCycleLR(0.3, pct_start=0.2)", "OneCycleLR(0.03, pct_start=0.2)"),
+        ("OneCycleLR(max_lr=[0.3, 0.6])", "OneCycleLR(max_lr=[0.03, 0.06])"),
+        ("OneCycleLR(max_lr=(0.3, 1e-4))", "OneCycleLR(max_lr=(0.03, 1e-05))"),
+        ("OneCycleLR(pct_start=0.2)", None),
+        ("CosineAnnealingLR()", None),
+    ],
+)
+def test_a_rate_is_advised_where_the_schedule_takes_it_from(tmp_path, call, advised):
+    config = f'[scheduler]\ncall = "{call}"\n'
+    rising = dict(FAULTS)["FAIL lr too high"]
+    settings, _ = settings_of(
+        judged(make_run(tmp_path / "run", rising, config=config), "lr too high").command
+    )
+    assert settings.scheduler.call == (advised or call)
+    assert settings.optimizer.lr == pytest.approx(0.1 if advised else 0.01)
+
+
+@pytest.mark.parametrize(("step", "flag"), [(1, "preflight"), (2, "lr_find"), (50, None)])
+def test_of_a_run_that_diverged_at_once_the_rate_is_to_be_found(tmp_path, step, flag):
     folder = make_run(tmp_path / "run")
     (folder / ".running").touch()
     with (folder / "layers.jsonl").open("a") as file:
         file.write(f'{{"kind": "diverged", "step": {step}, "where": "conv1.weight"}}\n')
     command = judged(folder, "non-finite").command
-    assert parsed(command)[1]["lr_find"] is (True if is_found else None)
+    # Before the first step nothing has moved, at any rate.
+    values = parsed(command)[1]
+    assert [name for name in ("preflight", "lr_find") if values[name]] == ([flag] if flag else [])
     # It would diverge again.
     assert "its end" not in CliRunner().invoke(app, ["diagnose", str(folder)]).stdout
 

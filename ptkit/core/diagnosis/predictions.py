@@ -15,7 +15,7 @@ from ptkit.core.calibration.temperature import (
 from ptkit.core.diagnosis.findings import FAIL, INFO, WARN, Judgement, fine, not_applicable
 from ptkit.core.diagnosis.progress import is_uneven, still_falls
 from ptkit.core.diagnosis.recorded import Floats, Recorded
-from ptkit.core.run_files import Outputs, softmax
+from ptkit.core.run_files import MARGINS, Outputs, softmax
 
 NO_OUTPUTS = not_applicable(
     "there are no outputs of single-label validation images, or they are not finite"
@@ -49,8 +49,10 @@ def overconfident(run: Recorded) -> Judgement:
     )
     temperature, before, after = _calibrated(outputs)
     effect = f"dividing outputs by {temperature:.2f}: ECE {before:.3f} to {after:.3f} (other half)"
-    # What was measured; label smoothing is the default already.
+    # What was measured, unless it speaks against it; label smoothing is the default already.
     command = f"ptkit calibrate {run.quoted_folder} {run.quoted_valid} --only temperature"
+    if after >= before:
+        command = ""
     return Judgement(WARN, text, numbers, (), command, effect)
 
 
@@ -93,8 +95,8 @@ def output_bias(run: Recorded) -> Judgement:
     before, after = _with_adjusted_logits(run.outputs)
     effect = f"shifting outputs to the true shares: macro recall {before:.1%} to {after:.1%}"
     command = f"{run.again} --set data.sampler=balanced"
-    if after <= before:
-        # What was measured speaks against it.
+    if after <= before or run.is_balanced:
+        # What was measured speaks against it, or it was not enough.
         command = f"ptkit confmat {run.quoted_folder} {run.quoted_valid}"
     return Judgement(WARN, text, numbers, where, command, effect)
 
@@ -117,7 +119,7 @@ def collapse(run: Recorded) -> Judgement:
     )
     command = (
         f"{run.again} --set data.sampler=balanced --set train.metric=balanced_accuracy"
-        if is_uneven(run)
+        if is_uneven(run) and not run.is_balanced
         else run.longer
         if still_falls(run)
         else f"ptkit confmat {run.quoted_folder} {run.quoted_valid}"
@@ -142,6 +144,9 @@ def label_noise(run: Recorded) -> Judgement:
         " class that the model is sure they do not have; training labels are likely as wrong"
     )
     command = f"ptkit check --run {run.quoted_folder}"
+    if not (run.folder / MARGINS).is_file():
+        # Of mixed images there are none, which it would need; mistakes.csv has the surest first.
+        command = f"ptkit confmat {run.quoted_folder} {run.quoted_valid}"
     return Judgement(WARN, text, numbers, (), command)
 
 

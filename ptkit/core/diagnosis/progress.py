@@ -29,7 +29,7 @@ _SPIKE_Z, _SPIKE_RISE, _CLIPPED = 6.0, 1.2, 0.5
 _BEFORE, _AFTER, _AROUND = 10, 5, 50
 _SHARE_OF_STEPS = 0.05
 _WAITS_INFO, _WAITS_WARN = 0.05, 0.20
-_GAP = 0.10
+_GAP, _PATIENCE = 0.10, 5
 # Two standard errors of so many points.
 _CANNOT_TELL = 0.10
 
@@ -42,8 +42,10 @@ def non_finite(run: Recorded) -> Judgement:
     if run.diverged is not None:
         step, where = run.diverged["step"], tuple(filter(None, [run.diverged.get("where")]))
         text = f"the loss became NaN or infinite at step {step:,}"
-        # Of the first steps nobody knows how far the rate is off.
-        command = f"{run.again} --lr-find" if step < _FEWEST_STEPS else calmer(run)
+        # Of the first steps nobody knows how far the rate is off; before the second nothing has
+        # moved, so it is no rate.
+        early = f"{run.again} --lr-find" if step > 1 else f"{run.again} --preflight"
+        command = early if step < _FEWEST_STEPS else calmer(run)
         return Judgement(FAIL, text, {"step": step}, where, command)
     if len(run.loss) and not np.isfinite(run.loss).all():
         step = int(np.flatnonzero(~np.isfinite(run.loss))[0]) + 1
@@ -56,19 +58,26 @@ def non_finite(run: Recorded) -> Judgement:
     skipped = int((~np.isfinite(run.grad_norm)).sum())
     if skipped > max(_SHARE_OF_STEPS * len(run.grad_norm), 10):
         text = f"the gradient was NaN or infinite in {skipped:,} of {len(run.grad_norm):,} steps"
-        return Judgement(WARN, text, {"steps": skipped}, (), f"{run.again} --precision bf16")
+        is_bf16 = run.start["precision"] == "bf16"
+        command = calmer(run) if is_bf16 else f"{run.again} --precision bf16"
+        return Judgement(WARN, text, {"steps": skipped}, (), command)
     return fine({"skipped_steps": skipped})
 
 
 def not_learning(run: Recorded) -> Judgement:
     """Neither the training loss nor the accuracy is better than the same answer for every image."""
     guess, best_loss = run.guessing, least(run.metrics["train_loss"])
-    numbers, faults = {"train_loss": best_loss}, []
+    numbers, faults, majority = {"train_loss": best_loss}, [], _majority(run)
+    # The loss of an epoch is a mean over its steps: of a single one its first steps are a part, and
+    # only an accuracy can agree with it.
+    is_telling = len(run.metrics["train_loss"]) > 1 or (
+        majority is not None and majority.is_not_beaten
+    )
     if guess is not None:
         numbers["guessing"] = guess
-        if is_as_guessing(best_loss, guess):
+        if is_telling and is_as_guessing(best_loss, guess):
             faults.append(f"the best training loss is {best_loss:.4g}, guessing gives {guess:.4g}")
-    is_loss_bad, majority = bool(faults), _majority(run)
+    is_loss_bad = bool(faults)
     if majority is not None:
         numbers |= {"accuracy": majority.accuracy, "limit": majority.limit}
         # Of uneven classes a model may learn the large ones alone: that is a collapse.
@@ -171,7 +180,10 @@ def gradient_spikes(run: Recorded) -> Judgement:
         f" below {p90:.3g}), and the loss was a fifth higher after them"
     )
     numbers = {"spikes": len(spikes), "largest": largest, "p90": p90}
-    return Judgement(WARN, text, numbers, (), f"{run.again} --set train.clip_grad={p90:.3g}")
+    # Of a run that clips at less already the rate is left.
+    is_tighter = clip is None or p90 < clip
+    command = f"{run.again} --set train.clip_grad={p90:.3g}" if is_tighter else slower(run)
+    return Judgement(WARN, text, numbers, (), command)
 
 
 def overfitting(run: Recorded) -> Judgement:
@@ -183,7 +195,9 @@ def overfitting(run: Recorded) -> Judgement:
     final = float(valid[-1])
     error = math.sqrt(max(best * (1 - best), 1 / n) / n)
     numbers = {"best": best, "final": final}
-    keep = f"{run.again} --set train.patience=5"
+    patience = run.settings.train.patience
+    has_less = patience is not None and patience <= _PATIENCE
+    keep = "" if has_less else f"{run.again} --set train.patience={_PATIENCE}"
     if final < best - 2 * math.sqrt(2) * error:
         at = run.metrics["epoch"][np.nanargmax(valid)]
         text = f"accuracy fell from {best:.1%} (epoch {at:.0f}) to {final:.1%}"
@@ -213,7 +227,9 @@ def data_bound(run: Recorded) -> Judgement:
     verdict = WARN if share > _WAITS_WARN else INFO
     text = f"{share:.0%} of the training time was waiting for images (limit {_WAITS_WARN:.0%})"
     data, command = run.settings.data, ""
-    if data.cache != "disk":
+    # Of images in memory, or decoded at a smaller scale, there is nothing to keep on disk.
+    is_kept = run.start.get("images_kept", False) or data.reduced_decode
+    if data.cache != "disk" and not is_kept:
         command = f"{run.again} --set data.cache=disk"
     elif data.workers:
         command = f"{run.again} --workers 0"
@@ -221,9 +237,11 @@ def data_bound(run: Recorded) -> Judgement:
 
 
 def still_falls(run: Recorded) -> bool:
-    """Say whether the training loss of the last epoch is clearly below all others."""
+    """Say whether the training loss of the last epoch is clearly below all others; that of a single
+    epoch has hardly begun to fall.
+    """
     losses = run.metrics["train_loss"]
-    return len(losses) > 1 and bool(losses[-1] < (1 - _NO_GAIN) * least(losses[:-1]))
+    return bool(losses[-1] < (1 - _NO_GAIN) * least(losses[:-1]))
 
 
 def is_uneven(run: Recorded) -> bool:
@@ -263,23 +281,22 @@ def slower(run: Recorded) -> str:
     """
     update = overall_update(run)
     factor = min(_USUAL_UPDATE / update, 0.1) if update > 0 else 0.1
-    return f"{run.again} --lr {float(f'{factor * _lr(run):.1g}'):.3g}"
+    return run.at_rate(factor, digits=1)
 
 
 def faster(run: Recorded) -> str:
     """Return the command with ten times the rate."""
-    return f"{run.again} --lr {10 * _lr(run):.3g}"
+    return run.at_rate(10)
 
 
 def calmer(run: Recorded) -> str:
-    """Return the command with a tenth of the rate and gradients clipped where most of them were."""
-    norms = run.grad_norm[np.isfinite(run.grad_norm)]
-    clip = f"{np.quantile(norms, 0.9):.3g}" if len(norms) else "1"
-    return f"{slower(run)} --set train.clip_grad={clip}"
-
-
-def _lr(run: Recorded) -> float:
-    return run.settings.optimizer.lr or 0.0
+    """Return the command with a tenth of the rate and gradients clipped where most of them were,
+    unless the run clips them at less.
+    """
+    norms, own = run.grad_norm[np.isfinite(run.grad_norm)], run.settings.train.clip_grad
+    clip = float(np.quantile(norms, 0.9)) if len(norms) else 1.0
+    is_tighter = own is None or clip < own
+    return f"{slower(run)} --set train.clip_grad={clip:.3g}" if is_tighter else slower(run)
 
 
 def _width(run: Recorded) -> int:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ptkit.core.config.layers import read_toml, resolve
 from ptkit.core.config.settings import Settings
+from ptkit.core.diagnosis.rates import rate_flag
 from ptkit.core.errors import DataError
 from ptkit.core.run_files import (
     LAYERS,
@@ -81,9 +82,19 @@ class Recorded:
         return self.settings.model.weights is None
 
     @property
+    def is_balanced(self) -> bool:
+        """Whether each class was drawn as often as the others."""
+        return self.settings.data.sampler == "balanced"
+
+    @property
     def guessing(self) -> float | None:
         """The loss of the best answer that is the same for every image; None where unknown."""
         return self.start.get("guessing")
+
+    @property
+    def fitted(self) -> frozenset[str]:
+        """Weights that the model set from images before training: other first values are lost."""
+        return frozenset(self.start.get("fitted", ()))
 
     @property
     def again(self) -> str:
@@ -119,8 +130,17 @@ class Recorded:
         """The validation list as a command names it."""
         return shlex.quote(self.settings.data.valid)
 
+    def at_rate(self, factor: float, *, digits: int = 3) -> str:
+        """Return the command that repeats the run at so many times its rate."""
+        lr, schedule = self.settings.optimizer.lr or 0.0, self.settings.scheduler.call
+        return f"{self.again} {rate_flag(lr, schedule, factor=factor, digits=digits)}"
+
     def with_groups(self, *lines: str) -> str:
-        """Return the command that repeats the run with more parameter groups."""
+        """Return the command that repeats the run with more parameter groups; "" where the
+        optimizer takes none.
+        """
+        if (self.settings.optimizer.call or "").startswith("LBFGS"):
+            return ""
         # A flag replaces the lines of --config: the run's own come first, and later ones win.
         return self._with_lines("--group", (*self.settings.optimizer.groups, *lines))
 

@@ -96,11 +96,12 @@ RULES: tuple[Rule, ...] = (
         signal.dead_units,
         "units that 256 images, spread over the validation list, never activate, for 3 epochs: > 20"
         " % WARN, > 50 %"
-        " FAIL, or 90 % of a layer",
+        " FAIL, or 90 % of a layer; INFO where those that the trained weights did not have from the"
+        " first epoch on are fewer",
         "Lu et al. 2019, Dying ReLU and Initialization",
         (
             *_LEARNING,
-            *("lr too low", "vanishing gradient", "layer imbalance", "not updated"),
+            *("vanishing gradient", "layer imbalance", "not updated"),
             *("initial signal", "initial loss", "weight decay"),
         ),
     ),
@@ -163,8 +164,9 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "not learning",
         progress.not_learning,
-        "best training loss ≥ 0.98 of guessing, or best accuracy ≤ the largest class + 2 SE; INFO"
-        " where the loss fell and 2 SE are over 10 points",
+        "best training loss ≥ 0.98 of guessing (of a single epoch with the accuracy only), or best"
+        " accuracy ≤ the largest class + 2 SE; INFO where the loss fell and 2 SE are over 10"
+        " points",
         "entropy of the classes' shares; binomial standard error",
         (
             *("collapse", "output bias", "overconfident", "overfitting that costs"),

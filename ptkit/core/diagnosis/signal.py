@@ -2,10 +2,11 @@
 
 import math
 import shlex
+from collections.abc import Mapping
 
 import numpy as np
 
-from ptkit.core.diagnosis.findings import FAIL, WARN, Judgement, fine, not_applicable
+from ptkit.core.diagnosis.findings import FAIL, INFO, OK, WARN, Judgement, fine, not_applicable
 from ptkit.core.diagnosis.recorded import Recorded
 
 # See rules.RULES for where the limits come from.
@@ -106,31 +107,48 @@ def dead_units(run: Recorded) -> Judgement:
     dead = {k: min(seen[k]["dead"] for seen in recent if k in seen) for k in layers}
     units = {k: recent[-1][k]["units"] for k in layers}
     share = sum(dead.values()) / sum(units.values())
-    worst = sorted(layers, key=lambda k: -dead[k] / units[k])
-    worst = [k for k in worst if dead[k] > _DEAD_WARN * units[k]]
-    is_layer_dead = bool(worst) and dead[worst[0]] >= _DEAD_LAYER * units[worst[0]]
+    verdict = _verdict_on_dead(dead, units)
     numbers = {"share": share, "units": sum(units.values())}
-    if share <= _DEAD_WARN and not is_layer_dead:
+    if verdict == OK:
         return fine(numbers)
-    verdict = FAIL if share > _DEAD_FAIL or is_layer_dead else WARN
-    where = tuple(f"{k}: {dead[k]} of {units[k]}" for k in worst)
+    worst = sorted(layers, key=lambda k: -dead[k] / units[k])
+    where = tuple(f"{k}: {dead[k]} of {units[k]}" for k in worst if dead[k] > _DEAD_WARN * units[k])
     text = (
         f"{share:.0%} of the units gave nothing on {looked_at:,} validation images in"
         f" {_DEAD_EPOCHS} epochs (limit {_DEAD_WARN:.0%}); most in {where[0]}"
     )
-    lr = (run.settings.optimizer.lr or 0.0) / 3
-    return Judgement(verdict, text, numbers, where, f"{run.again} --lr {lr:.3g}")
+    if not run.is_from_scratch:
+        # Trained weights may have been made for more than these images show.
+        first = run.epochs[0]["activations"]
+        began = {k: min(first.get(k, {}).get("dead") or 0, dead[k]) for k in layers}
+        verdict = _verdict_on_dead({k: dead[k] - began[k] for k in layers}, units)
+        if verdict == OK:
+            text += (
+                f"; {sum(began.values()):,} came with the weights, dead in the first epoch already"
+            )
+            return Judgement(INFO, text, numbers, where)
+    return Judgement(verdict, text, numbers, where, run.at_rate(1 / 3))
+
+
+def _verdict_on_dead(dead: Mapping[str, int], units: Mapping[str, int]) -> str:
+    """Return what so many dead units of each layer are, of all that it has."""
+    share = sum(dead.values()) / sum(units.values())
+    is_layer_dead = any(dead[k] >= _DEAD_LAYER * units[k] for k in units)
+    if share <= _DEAD_WARN and not is_layer_dead:
+        return OK
+    return FAIL if share > _DEAD_FAIL or is_layer_dead else WARN
 
 
 def _worst_init(run: Recorded) -> tuple[str, float, float]:
     """Return the layer whose first weights are furthest from He et al. 2015, equation 10: its name,
-    their standard deviation (about 0), and sqrt(2 / fan_in).
+    their standard deviation (about 0), and sqrt(2 / fan_in). --init has no effect on those that
+    are fitted to images.
     """
     found = []
     for name, about in run.start["weights"].items():
         norms, shape = run.samples(name, "weight"), about["shape"]
         fan_in = math.prod(shape[1:])
-        if len(norms) and norms[0] > 0 and fan_in:
+        if len(norms) and norms[0] > 0 and fan_in and name not in run.fitted:
             std = float(norms[0]) / math.sqrt(math.prod(shape))
             found.append((name.removesuffix(".weight"), std, math.sqrt(2 / fan_in)))
     if not found:

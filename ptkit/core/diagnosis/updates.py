@@ -23,7 +23,8 @@ _ADAPTIVE = ("Adam", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adadelta", "Rprop"
 def vanishing_gradient(run: Recorded) -> Judgement:
     """The first layers hardly get a gradient, and hardly move."""
     weights = run.start["weights"]
-    names = [name for name in run.trained if len(run.samples(name, "gradient"))]
+    # Those that images filled are of the size that these gave them, and good as they are.
+    names = [k for k in run.trained if k not in run.fitted and len(run.samples(k, "gradient"))]
     if len(names) < 4:
         return not_applicable("fewer than four trained layers")
     quarter = max(len(names) // 4, 1)
@@ -36,9 +37,11 @@ def vanishing_gradient(run: Recorded) -> Judgement:
     is_behind = (
         update < _BEHIND * _at_the_runs_rate(run, last) if is_adaptive else ratio < _VANISHED
     )
-    # Decay alone moves weights by rate times decay, with momentum ten times as far.
+    # Decay alone moves weights by rate times decay; where it is part of the gradient, momentum
+    # takes it ten times as far.
     decay = max(weights[name]["weight_decay"] for name in first)
-    limit = max(_STANDS_STILL, 20 * decay * float(run.lr.max(initial=0)))
+    times = 1.1 if _is_decoupled(run) else 20
+    limit = max(_STANDS_STILL, times * decay * float(run.lr.max(initial=0)))
     if not (update < limit and is_behind):
         return fine(numbers)
     share, of_what = (ratio, "the gradients")
@@ -58,7 +61,7 @@ def layer_imbalance(run: Recorded) -> Judgement:
     """A layer moves ten times further than the others, or less than a tenth as far."""
     if len(run.loss) < _FEWEST_STEPS:
         return not_applicable(f"fewer than {_FEWEST_STEPS} steps")
-    found = {name: _own_update(run, name) for name in run.trained}
+    found = {name: _own_update(run, name) for name in run.trained if name not in run.fitted}
     found = {name: r for name, r in found.items() if math.isfinite(r) and r > 0}
     if len(found) < 3:
         return not_applicable("fewer than three layers that move")
@@ -209,11 +212,15 @@ def _group(name: str, factor: float) -> str:
 
 
 def _is_coupled(run: Recorded) -> bool:
-    """Say whether an adaptive optimizer adds decay to gradients (Loshchilov and Hutter 2019,
-    section 2), as AdamW and Muon do not.
-    """
+    """Say whether an adaptive optimizer adds decay to gradients."""
     call = run.settings.optimizer.call or ""
-    return call.startswith(_ADAPTIVE) and not call.startswith(("AdamW", "Muon"))
+    return call.startswith(_ADAPTIVE) and not _is_decoupled(run)
+
+
+def _is_decoupled(run: Recorded) -> bool:
+    """Say whether decay is no part of the gradients (Loshchilov and Hutter 2019, section 2)."""
+    call = run.settings.optimizer.call or ""
+    return call.startswith(("AdamW", "Muon")) or "decoupled_weight_decay=True" in call
 
 
 def _total_norm(run: Recorded, names: list[str]) -> Floats:

@@ -14,6 +14,7 @@ import torch
 from ptkit.core.config.settings import DataSettings
 from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
 from ptkit.core.diagnosis.chance import is_as_guessing, is_as_majority
+from ptkit.core.diagnosis.rates import rate_flag
 from ptkit.core.models.packaged_weights import INSTALL, is_installed
 from ptkit.core.shares import interval, share_text
 from ptkit.core.sizes import is_small
@@ -53,7 +54,7 @@ class Facts:
     that the best epoch had right, of how many; both 0 and `majority` None without an accuracy.
     unseen_classes: those without validation images. smallest_class: images of the smallest class in
     both lists. guessing: see `guessing_loss`. lr: None without steps. is_photos: larger than small
-    images.
+    images. schedule: as Settings have it.
     """
 
     run: Path
@@ -72,6 +73,7 @@ class Facts:
     valid_list: str
     is_photos: bool
     is_from_scratch: bool
+    schedule: str | None = None
 
     @property
     def uniform_loss(self) -> float:
@@ -86,7 +88,7 @@ class Facts:
     @property
     def slower(self) -> str:
         """The command that repeats the run at a tenth of its rate."""
-        return f"{self.again} --lr {(self.lr or 0) / 10:.3g}"
+        return f"{self.again} {rate_flag(self.lr or 0, self.schedule, factor=0.1)}"
 
     @property
     def from_pretrained(self) -> str:
@@ -136,6 +138,7 @@ def facts_of_run(run: Run) -> Facts:
         valid_list=settings.data.valid,
         is_photos=not is_small(min(run.data.sides)),
         is_from_scratch=settings.model.weights is None,
+        schedule=settings.scheduler.call,
     )
 
 

@@ -157,7 +157,7 @@ def _prepare_training(
         check_head(model.module, loss, batch.images)
     # Before an average or an optimizer copies weights.
     if start is None:
-        fit_to_images(model.module, data)
+        model = replace(model, fitted=fit_to_images(model.module, data))
     assemble = functools.partial(
         _assemble, settings, model=model, loss=loss, call=call, dtype=dtype, metric_modes=modes
     )
@@ -178,7 +178,7 @@ def _prepare_training(
         training = in_ranks(training, batch.images, parts)
         layers: Mapping[str, Any] | None = None
         if settings.log.layers and asked.method != "probe":
-            training, layers = with_gauge(training, batch, num_outputs=model.num_outputs)
+            training, layers = with_gauge(training, batch, model=model)
     resolved = _resolved(settings, data, model, training, channels_last=channels_last)
     return Setup(resolved, data, model, training, metric, layers)
 

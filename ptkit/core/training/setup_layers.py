@@ -15,29 +15,31 @@ from ptkit.core.models.zoo import find_head
 from ptkit.core.training.loop import Training
 from ptkit.core.training.optimization.optimizers import OptimizerSetup
 from ptkit.core.training.optimization.paired import groups_by_parameter
+from ptkit.core.training.optimization.parameter_groups import Group
 from ptkit.core.training.recording.initial import Initial, initial_of
 from ptkit.core.training.recording.layers import LayerGauge
 from ptkit.core.training.recording.outputs import MOST_OUTPUTS, Margins, ValidOutputs
+from ptkit.core.training.setup_model import PreparedModel
 from ptkit.core.training.tasks.guessing import guessing_loss
 
 
 def with_gauge(
-    training: Training, batch: Batch, *, num_outputs: int
+    training: Training, batch: Batch, *, model: PreparedModel
 ) -> tuple[Training, dict[str, Any]]:
     """Return the training with a gauge, and the first line of layers.jsonl; the model stays as it
     was.
 
-    batch: of training, full.
+    batch: of training, full. model: that of the training.
     """
     training.to_training_mode()
     settings, loss = training.settings, training.loss
     initial = initial_of(training.model, batch, loss, dtype=training.dtype)
-    weights, head = _weights(training.model, initial), _head(training.model, num_outputs)
+    weights, head = _weights(training.model, initial), _head(training.model, model.num_outputs)
     # Outputs that are compared with each other are no scores of classes.
     is_single = loss.task.kind == SINGLE and not loss.compares
     is_balanced = training.train.sampling.sampler == "balanced"
     has_margins = is_single and training.counts_right_answers
-    keeps_outputs = is_single and len(training.valid.images) * num_outputs <= MOST_OUTPUTS
+    keeps_outputs = is_single and len(training.valid.images) * model.num_outputs <= MOST_OUTPUTS
     gauge = LayerGauge(
         training.model,
         weights=weights,
@@ -57,9 +59,11 @@ def with_gauge(
         "guessing": guessing_loss(
             loss, is_balanced=is_balanced, is_mixed=training.train.pipeline.mix is not None
         ),
+        "images_kept": training.train.kept is not None,
         "precision": precision_of(training.dtype),
         "clip_grad": settings.clip_grad,
         "weights": _described(weights, training.optimizer_setup),
+        "fitted": list(model.fitted),
         "head": None if head is None else f"{head}.weight",
         "initial": _as_dict(initial),
     }
@@ -110,14 +114,15 @@ def _described(
         for waiting in setup.waiting
         for _, parameter in waiting.parameters
     }
+    untrained: tuple[Group, float] = ({"lr": 0.0}, setup.lr)
     found: dict[str, dict[str, Any]] = {}
     for name, weight in weights.items():
-        group: dict[str, Any] = groups.get(id(weight), {"lr": 0.0})
+        group, rate = groups.get(id(weight), untrained)
         found[name] = {
             "shape": list(weight.shape),
             "trained": id(weight) in groups,
             "from_epoch": later.get(id(weight), 1),
-            "lr_scale": group.get("initial_lr", group["lr"]) / setup.lr,
+            "lr_scale": (group.get("initial_lr") or group["lr"]) / rate,
             "weight_decay": group.get("weight_decay", 0.0),
         }
     return found

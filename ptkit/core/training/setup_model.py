@@ -23,7 +23,7 @@ _EMBEDDING = 64
 @dataclass(frozen=True)
 class PreparedModel:
     """call: the text that builds the same model again. report: what was taken from old weights, the
-    file of which has the weights_sha256.
+    file of which has the weights_sha256. fitted: names of the parameters that were set from images.
     """
 
     module: nn.Module
@@ -32,6 +32,7 @@ class PreparedModel:
     report: TransferReport | None
     notes: tuple[str, ...]
     weights_sha256: str | None = None
+    fitted: tuple[str, ...] = ()
 
 
 def weights_of(settings: Settings) -> Weights | None:

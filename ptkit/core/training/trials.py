@@ -45,12 +45,17 @@ def try_first_batch(
             check_forward(model, (height, width), num_classes=num_outputs, channels=channels)
 
 
-def fit_to_images(model: nn.Module, data: PreparedData) -> None:
-    """Let a model that has `fit_inputs` set its weights from training images, in place."""
+def fit_to_images(model: nn.Module, data: PreparedData) -> tuple[str, ...]:
+    """Let a model that has `fit_inputs` set its weights from training images, in place; return the
+    names of those that it set.
+    """
     fit_inputs = getattr(model, "fit_inputs", None)
-    if callable(fit_inputs):
-        some = spread(range(len(data.reference.images)), _FITTED_IMAGES)
-        fit_inputs(torch.cat(list(batches_at(data.reference, some))))
+    if not callable(fit_inputs):
+        return ()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    some = spread(range(len(data.reference.images)), _FITTED_IMAGES)
+    fit_inputs(torch.cat(list(batches_at(data.reference, some))))
+    return tuple(name for name, p in model.named_parameters() if not torch.equal(p, before[name]))
 
 
 def try_smallest_batch(images: Tensor, training: Training) -> None:

@@ -72,14 +72,20 @@ class PairedOptimizer:
             part.load_state_dict(saved)
 
 
-def groups_by_parameter(optimizers: Iterable[Any]) -> dict[int, Group]:
-    """Return the group of each parameter of the model that has one, by the parameter's id."""
+def groups_by_parameter(optimizers: Iterable[Any]) -> dict[int, tuple[Group, float]]:
+    """Return by the id of each parameter of the model that has one: its group, and the rate of
+    groups without one in the torch optimizer that steps it.
+    """
     found = {}
     for optimizer in optimizers:
-        originals = optimizer.originals if isinstance(optimizer, PairedOptimizer) else {}
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                found[id(originals.get(id(parameter), parameter))] = group
+        is_pair = isinstance(optimizer, PairedOptimizer)
+        originals, parts = (optimizer.originals, optimizer.parts) if is_pair else ({}, [optimizer])
+        for part in parts:
+            for group in part.param_groups:
+                # A user's own optimizer may keep no defaults.
+                rate = float(part.defaults.get("lr", group["lr"]))
+                for parameter in group["params"]:
+                    found[id(originals.get(id(parameter), parameter))] = (group, rate)
     return found
 
 

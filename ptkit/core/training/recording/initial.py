@@ -20,10 +20,11 @@ from ptkit.core.training.tasks.loss import Loss
 class Initial:
     """What the first batch gives before any step.
 
-    loss: its mean, NaN where it mixes images. layer_std: of the outputs of each layer with weights,
-    in forward order. mean, std: (C,) of the images as the model gets them; largest: their largest
-    absolute value. outputs_are_probabilities: all outputs are at least 0 and each row sums to 1.
-    order: names of all modules, in the order in which they begin to run.
+    loss: its mean, also of one that is a sum; NaN where it mixes images. layer_std: of the outputs
+    of each layer with weights, in forward order. mean, std: (C,) of the images as the model
+    gets them; largest: their largest absolute value. outputs_are_probabilities: all outputs are at
+    least 0 and each row sums to 1. order: names of all modules, in the order in which they begin to
+    run.
     """
 
     loss: float
@@ -59,6 +60,8 @@ def initial_of(
             outputs = model(images)
         labels = batch.labels.repeat_interleave(batch.num_crops, dim=0)
         value = torch.nan if batch.mixed is not None else float(loss(outputs, labels))
+    if loss.is_sum:
+        value /= len(labels)
     names = {module: name for name, module in model.named_modules()}
     std, mean = torch.std_mean(images.float(), (0, 2, 3), correction=0)
     return Initial(

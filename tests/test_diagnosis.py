@@ -444,6 +444,10 @@ def test_a_gpu_that_a_training_fills_costs_what_the_images_would_tell(tmp_path, 
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(diagnosis_module, "_clean_accuracy", full)
+    # A CPU has no other device to go to.
+    with pytest.raises(torch.OutOfMemoryError):
+        diagnose(Path("runs/1"), device="cpu")
+    monkeypatch.setattr(diagnosis_module, "choose_device", lambda _: torch.device("cuda"))
     recorded, found = diagnose(Path("runs/1"))
     assert recorded.evidence.why_none == "out of memory: use --device cpu"
     assert {f.rule: f.verdict for f in found}["too good"] == "n/a"

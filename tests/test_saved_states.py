@@ -161,6 +161,8 @@ def test_a_run_goes_on_with_the_kernels_of_its_own_device():
     saved["param_groups"][0]["capturable"] = True
     optimizer.load_state_dict(state_for(optimizer, saved))
     optimizer.step()
+    assert optimizer.param_groups[0]["capturable"] is False
+    assert optimizer.state[model.weight]["step"] == 2
 
 
 def test_the_state_of_lbfgs_fits():

@@ -166,7 +166,7 @@ def read_outputs(run: Path) -> Outputs | None:
             raise DataError(f"{file} is damaged: counts of the shape {counts.shape}")
         places = np.arange(len(labels)) if found.rows is None else found.rows
         found = Outputs(found.values[counts], found.labels[counts], places[counts])
-    return found if np.isfinite(values).all() and len(found.labels) else None
+    return found if np.isfinite(found.values).all() and len(found.labels) else None
 
 
 def read_margins(run: Path) -> RunMargins | None:

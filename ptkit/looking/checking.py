@@ -226,7 +226,7 @@ def _of_scan(scan: Scan) -> Listing:
     numbers = {name: number for number, name in enumerate(names)}
     parts = [numbers[part] for part in scan.parts] or [0] * len(scan)
     # Below their folders, images of two parts may have one name.
-    start, has_part_folders = prefix_of(scan.source), scan.parts and scan.source.is_dir()
+    start, has_part_folders = prefix_of(scan.source), bool(scan.parts) and scan.source.is_dir()
     return Listing(
         [path.removeprefix(start) for path in scan.paths] if has_part_folders else scan.names,
         scan.paths,

@@ -72,7 +72,7 @@ def _evidence(run: Path, data: DataSettings, *, device: str, workers: int) -> Ev
     except PtkitError as error:
         return replace(found, why_none=reason_of(error))
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+        if not is_out_of_memory(error) or choose_device(device).type == "cpu":
             raise
         # A training that is under way may have the GPU's.
         release_memory(error)

@@ -123,9 +123,7 @@ def dead_units(run: Recorded) -> Judgement:
         began = {k: min(first.get(k, {}).get("dead") or 0, dead[k]) for k in layers}
         verdict = _verdict_on_dead({k: dead[k] - began[k] for k in layers}, units)
         if verdict == OK:
-            text += (
-                f"; {sum(began.values()):,} came with the weights, dead in the first epoch already"
-            )
+            text += f"; {sum(began.values()):,} gave nothing after the first epoch already"
             return Judgement(INFO, text, numbers, where)
     return Judgement(verdict, text, numbers, where, run.at_rate(1 / 3))
 

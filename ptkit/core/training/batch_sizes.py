@@ -247,11 +247,12 @@ def saved_bytes(model: nn.Module, step: Callable[[], object]) -> int:
     parameters = list(model.parameters())
     own = {parameter.untyped_storage().data_ptr() for parameter in parameters}
     # Autocast keeps copies of weights, perhaps transposed, that do not grow with the batch.
-    shapes = {tuple(sorted(parameter.shape)) for parameter in parameters}
+    shapes = {tuple(p.shape) for p in parameters} | {tuple(p.shape)[::-1] for p in parameters}
     found: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        is_cast = tensor.itemsize < 4 and tuple(sorted(tensor.shape)) in shapes
+        is_half = tensor.dtype in (torch.float16, torch.bfloat16)
+        is_cast = is_half and tuple(tensor.shape) in shapes
         if tensor.layout is torch.strided and not is_cast:
             memory = tensor.untyped_storage()
             found[memory.data_ptr()] = memory.nbytes()

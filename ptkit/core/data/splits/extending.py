@@ -150,7 +150,7 @@ def _listed_images(
                 path.rfind(f"/{existing.class_names[label]}/") + 1 if scan.has_class_folders else 0
             )
             image, name = path, path[start:]
-            # Who cannot read an image cannot learn from it.
+            # A missing file cannot leak into training.
             if group_by is not None and not start and size is not None:
                 name = _name_with_group(path, group_by, scan=scan)
         # A missing file counts as an empty one, which equals nothing.
@@ -183,7 +183,7 @@ def _check_groups(scan: Scan, num_elsewhere: int) -> None:
 def _name_with_group(path: str, group_by: str, *, scan: Scan) -> str:
     """Return the end of a path, at a folder, in which the pattern finds what it found in the name.
 
-    Where the names of an earlier source began, no list says.
+    Lists do not say where the names of an earlier source began.
 
     Raises:
         UsageError: ends that give several groups.

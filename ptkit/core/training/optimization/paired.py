@@ -82,8 +82,8 @@ def groups_by_parameter(optimizers: Iterable[Any]) -> dict[int, tuple[Group, flo
         originals, parts = (optimizer.originals, optimizer.parts) if is_pair else ({}, [optimizer])
         for part in parts:
             for group in part.param_groups:
-                # A user's own optimizer may keep no defaults.
-                rate = float(part.defaults.get("lr", group["lr"]))
+                # A user's own optimizer may have none.
+                rate = float(part.defaults.get("lr") or group["lr"])
                 for parameter in group["params"]:
                     found[id(originals.get(id(parameter), parameter))] = (group, rate)
     return found

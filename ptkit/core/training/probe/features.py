@@ -88,7 +88,8 @@ def features_of(
     # Out of inference mode, in which nothing can be fitted.
     found_views = tuple(in_list_order(torch.cat(view), order).clone() for view in views if view)
     if not all(bool(view.isfinite().all()) for view in found_views):
-        remedy = "pass --precision fp32" if dtype is torch.float16 else "its weights are damaged"
+        is_half = dtype is torch.float16
+        remedy = "pass --precision fp32" if is_half else "look at its weights and the transforms"
         raise UsageError(f"some features of the model are NaN or infinite: {remedy}")
     return Features(found_views, torch.from_numpy(batches.images.labels))
 

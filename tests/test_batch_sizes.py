@@ -191,6 +191,15 @@ def test_batches_mixed_and_in_crops_are_measured_too(here: Path) -> None:
     prepare(resolve(TINY, layer, crops), Unwatched(), is_resumed=False).data.close()
 
 
+def test_each_crop_counts_as_an_image_in_the_batches_of_evaluation(here: Path) -> None:
+    crops = {"data": {"transforms": ["FiveCrop(32)"], "size": 32}, "train": {"batch_size": 20}}
+    setup = prepare(resolve(TINY, crops), Unwatched(), is_resumed=False)
+    assert setup.data.valid.sampling.batch_size == 2 * 20 // 5
+    other = setup.data.with_batch_size(10)
+    assert other.valid.sampling.batch_size == other.reference.sampling.batch_size == 2 * 10 // 5
+    other.close()
+
+
 def test_memory_that_runs_out_is_told_with_the_batch_size_that_fits(here: Path) -> None:
     with pytest.raises(UsageError) as error:
         ptkit.train(**{**QUICK, "model": "net.py:Net(most=11)"}, batch_size=32)

@@ -5,17 +5,21 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 from typer.testing import CliRunner
 
 import ptkit
 from ptkit.commands.app import app
 from ptkit.core.data import keyed
 from ptkit.core.ejecting import pieces
+from ptkit.core.ejecting.optimization import frozen_statistics
+from ptkit.core.training.optimization.optimizers import frozen_norms
 
 from tiny_data import make_lists  # isort: skip
 
@@ -301,3 +305,19 @@ def test_the_script_runs_in_a_python_of_its_own(here):
     command = [sys.executable, "-I", "-W", "error", "script.py"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert [line.split()[1] for line in done.stdout.splitlines()] == ["1/2", "2/2"]
+
+
+def test_a_script_keeps_the_statistics_that_the_run_keeps():
+    def norms():
+        return [nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2), nn.BatchNorm2d(2, affine=False)]
+
+    model = nn.Sequential(nn.Sequential(*norms()), nn.Sequential(*norms()))
+    frozen = [name for name, _ in model.named_parameters() if name.startswith("0")]
+    model[0].requires_grad_(False)
+    setup = SimpleNamespace(
+        model=SimpleNamespace(module=model),
+        training=SimpleNamespace(optimizer_setup=SimpleNamespace(frozen=frozen)),
+    )
+    exec("\n".join(frozen_statistics(setup)), {"model": model.train()})
+    kept = [name for name, module in model.named_modules() if not module.training]
+    assert kept == ["0.1", "0.2"] == frozen_norms(model, frozen)

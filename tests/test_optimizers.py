@@ -134,7 +134,8 @@ def test_frozen_parameters_have_no_gradient_and_keep_batchnorm_statistics(model:
 
 def test_batchnorm_without_parameters_goes_with_the_part_that_it_is_in() -> None:
     norm = nn.BatchNorm2d(4, affine=False)
-    body = nn.Sequential(nn.Conv2d(3, 4, 3), norm)
+    # In a part that has no parameters either.
+    body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(norm))
     model = nn.Sequential(body, nn.Flatten(), nn.Linear(16, 2))
     for groups, expected in ((["0: frozen"], False), (["0.0.bias: frozen"], True)):
         prepared = build_optimizer(parse("SGD()"), model, lr=0.1, groups=groups)

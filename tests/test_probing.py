@@ -22,6 +22,7 @@ from ptkit.commands.app import app
 from ptkit.core.data.loading import entries
 from ptkit.core.errors import CheckpointError, InterruptedRunError, StorageError, UsageError
 from ptkit.core.models.checkpoints import read_checkpoint
+from ptkit.core.models.features import seeing_features
 from ptkit.core.shares import share_text
 from ptkit.core.training.observers import Unwatched
 from ptkit.core.training.probe import features as probe_features
@@ -414,3 +415,14 @@ def test_features_that_are_not_finite_are_refused_before_there_is_a_folder(here)
     torch.save({"fc.weight": torch.zeros(3, 3), "fc.bias": torch.zeros(3)}, "net.pt")
     with pytest.raises(UsageError, match="some features of the model are NaN or infinite"):
         ptkit.probe("net.pt", model="net.py:Net", name="none", **QUIET)
+
+
+def test_features_under_autocast_are_means_in_float32():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.Conv2d(4, 2, 1))
+    images = torch.randn(2, 3, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16), seeing_features(model, num_classes=2) as seen:
+        maps = model[0](images)
+        model(images)
+    assert maps.dtype == torch.bfloat16
+    assert torch.equal(seen(), maps.float().mean((2, 3)))

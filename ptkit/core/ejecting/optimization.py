@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
@@ -18,7 +17,7 @@ from ptkit.core.ejecting.source import Lines, call_text, definitions, indented, 
 from ptkit.core.models.layers import parameters_by_layer
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.training.optimization import warmup_cosine
-from ptkit.core.training.optimization.optimizers import OPTIMIZERS, OptimizerSetup
+from ptkit.core.training.optimization.optimizers import OPTIMIZERS, OptimizerSetup, frozen_norms
 from ptkit.core.training.optimization.schedule_arguments import (
     PER_GROUP,
     arguments_by_group,
@@ -54,19 +53,19 @@ def optimizer_parts(setup: Setup) -> tuple[Lines, Lines]:
 
 def frozen_statistics(setup: Setup) -> Lines:
     """Return the lines that keep the statistics of frozen norms, after `model.train()`."""
-    frozen = set(setup.training.optimizer_setup.frozen)
-    for prefix, module in setup.model.module.named_modules():
-        own = {name for name, _ in module.named_parameters(prefix, recurse=False)}
-        has_statistics = isinstance(getattr(module, "running_mean", None), torch.Tensor)
-        if has_statistics and own and own <= frozen:
-            return [
-                "# Norms that are frozen keep their statistics.",
-                "for module in model.modules():",
-                "    own = list(module.parameters(recurse=False))",
-                '    if hasattr(module, "running_mean") and not any(p.requires_grad for p in own):',
-                "        module.eval()",
-            ]
-    return []
+    model = setup.model.module
+    found = frozen_norms(model, setup.training.optimizer_setup.frozen)
+    bare = [name for name in found if not list(model.get_submodule(name).parameters())]
+    lines = [f"model.get_submodule({literal(name)}).eval()" for name in bare]
+    if len(bare) < len(found):
+        lines += [
+            "for module in model.modules():",
+            "    own = list(module.parameters(recurse=False))",
+            "    trains = any(parameter.requires_grad for parameter in own)",
+            '    if hasattr(module, "running_mean") and own and not trains:',
+            "        module.eval()",
+        ]
+    return ["# Norms that are frozen keep their statistics.", *lines] if lines else []
 
 
 def _frozen_lines(model: nn.Module, frozen: Sequence[str]) -> Lines:

@@ -253,19 +253,26 @@ def build_optimizer(
 
 
 def freeze_statistics(model: nn.Module, frozen: Iterable[str]) -> None:
-    """Put normalisation layers with only frozen parameters into evaluation mode.
+    """Put the layers that `frozen_norms` names into evaluation mode: their statistics stay."""
+    for name in frozen_norms(model, frozen):
+        model.get_submodule(name).eval()
 
-    Their statistics stay as they are.
+
+def frozen_norms(model: nn.Module, frozen: Iterable[str]) -> list[str]:
+    """Return the names of normalisation layers with only frozen parameters; one that has none goes
+    with what it is in.
     """
-    names = set(frozen)
-    for prefix, module in model.named_modules():
-        own = [name for name, _ in module.named_parameters(prefix, recurse=False)]
-        if not own and (around := prefix.rpartition(".")[0]):
-            # One without parameters goes with what it is in.
+    names, found = set(frozen), []
+    for prefix, module in model.named_modules() if names else ():
+        if not isinstance(getattr(module, "running_mean", None), Tensor):
+            continue
+        around, own = prefix, [name for name, _ in module.named_parameters(prefix)]
+        while not own and around:
+            around = around.rpartition(".")[0]
             own = [name for name, _ in model.get_submodule(around).named_parameters(around)]
-        has_statistics = isinstance(getattr(module, "running_mean", None), Tensor)
-        if has_statistics and own and names.issuperset(own):
-            module.eval()
+        if own and names.issuperset(own):
+            found.append(prefix)
+    return found
 
 
 def _takes(call: Call) -> Parameters:

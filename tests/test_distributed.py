@@ -396,6 +396,17 @@ def test_the_batch_size_is_measured_once_for_all(folder: Path) -> None:
     assert f"batch_size = {found[1]}" in (folder / "runs/measured/config.toml").read_text()
 
 
+def test_processes_leave_as_often_as_they_join(folder: Path) -> None:
+    # The last exchange leaves tensors to a thread of gloo.
+    code = """
+from ptkit.core.distributed import from_main, joined
+for number in range(12):
+    with joined():
+        assert from_main(lambda: number) == number
+"""
+    assert ended(start(["-c", code], folder, num_ranks=2)) == [(0, "", "")] * 2
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -35,8 +35,8 @@ _blocks = itertools.count()
 # How long a rank that fails waits for the first one to say the same.
 _TELLING_S = 2.0
 _SAID, _CLAIMED = "said", "claimed"
-
-
+# In which gloo's threads let go of what they have sent.
+_LETTING_GO_S = 0.1
 # What NCCL and its watchdog say of a connection to another process.
 _LOST_TO_NCCL = ("remote", "aborted", "timed out", "timeout", "closed", "reset by peer")
 
@@ -277,6 +277,9 @@ def _leave(*, others_wait: bool) -> None:
     """
     _control.cache_clear()
     if others_wait or not _has_nccl():
+        # A thread of gloo may still have to free a tensor of the last exchange. torch 2.6 joins it
+        # and holds Python's lock, which freeing needs: both would wait for ever.
+        time.sleep(_LETTING_GO_S)
         dist.destroy_process_group()
         return
     # That would wait for them, for what they were to send, and keep the error from being said.

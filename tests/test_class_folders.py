@@ -1,12 +1,15 @@
-"""Names of class folders that every system allows."""
+"""Class folders: names that every system allows, and what is written into them."""
 
 import io
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from ptkit.core.data.images import read
 from ptkit.core.data.sets.class_folders import folder_name, write_parts
 from ptkit.core.data.sets.contents import Part, SetImage
+from ptkit.core.errors import DataError
 
 
 def counting(_what, _total):
@@ -67,3 +70,15 @@ def test_a_format_that_nothing_here_reads_becomes_png(tmp_path):
     write_parts([Part("", 1, [SetImage("x", "a", buffer.getvalue())])], tmp_path, counting)
     with Image.open(tmp_path / "x" / "a.png") as found:
         assert found.convert("RGB").tobytes() == image.tobytes()
+
+
+def test_16_bits_of_a_format_that_nothing_here_reads_keep_their_upper_8(tmp_path):
+    content = b"P5 2 1 65535\n" + bytes([0x12, 0x34, 0xFF, 0xFF])
+    write_parts([Part("", 1, [SetImage("x", "a", content)])], tmp_path, counting)
+    assert read(tmp_path / "x" / "a.png").tolist() == [[[0x12] * 3, [0xFF] * 3]]
+
+
+def test_numbers_that_are_no_pixels_are_not_written(tmp_path):
+    floats = Image.fromarray(np.array([[0.5, 2.0]], np.float32))
+    with pytest.raises(DataError, match="image a of x cannot be written: its pixels are numbers"):
+        write_parts([Part("", 1, [SetImage("x", "a", floats)])], tmp_path, counting)

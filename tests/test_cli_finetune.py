@@ -55,6 +55,17 @@ def test_the_model_of_the_weights_replaces_that_of_a_recipe(here: Path) -> None:
     assert "model: resnet20(" in result.stdout
 
 
+def test_trained_weights_do_not_move_at_a_rate_from_scratch(here: Path) -> None:
+    ptkit("train", *QUICK, "--model", "resnet8")
+    result = ptkit("finetune", "ckpt.pkl", "--recipe", "small-images", *QUICK)
+    assert "lr 0.01: a tenth of that of small-images" in " ".join(result.stdout.split())
+    # The head moves at all of it.
+    assert "group lr=0.1" in result.stdout
+    result = ptkit("finetune", "ckpt.pkl", "--recipe", "small-images", *QUICK, "--lr", "0.3")
+    assert result.exit_code == 0, result.stderr
+    assert "a tenth of that" not in result.stdout
+
+
 def test_foreign_weights_are_unwrapped_and_the_head_is_new(foreign: Path) -> None:
     result = ptkit("finetune", str(foreign), "--model", "resnet8", *QUICK, "--verbose")
     assert result.exit_code == 0

@@ -174,6 +174,13 @@ def test_normstats_whiten_saves_the_matrix_and_prints_how_to_use_it(normstats, h
         )
 
 
+def test_normstats_whiten_says_how_to_train_on_the_images_that_were_measured(normstats, here):
+    (here / "my list.txt").write_text((here / "train.txt").read_text())
+    done = normstats("my list.txt", "--size", "2", "--whiten", "zca", "--root", ".")
+    command = done.stdout.splitlines()[-1]
+    assert command.startswith("ptkit train --train 'my list.txt' --root . --size 2 --transform")
+
+
 def test_normstats_whiten_leaves_mean_and_deviation_as_they_are(normstats):
     plain = json.loads(normstats("train.txt", "--size", "3", "--json").stdout)
     whitened = json.loads(normstats("train.txt", "--size", "3", "--json", "--whiten", "pca").stdout)

@@ -410,6 +410,27 @@ def test_an_own_loss_takes_scores_and_class_indices(
         build_loss(parse("mine.py:plain"), CLASSES)
 
 
+def test_an_own_loss_with_weights_that_nothing_would_train_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text("""
+import torch
+from torch import nn
+
+class Centres(nn.Module):
+    def __init__(self, trained=True):
+        super().__init__()
+        self.centres = nn.Parameter(torch.zeros(3, 3), requires_grad=trained)
+
+    def forward(self, outputs, labels):
+        return (outputs - self.centres[labels]).square().mean()
+""")
+    with pytest.raises(UsageError, match="Centres has parameters of its own, such as centres"):
+        build_loss(parse("mine.py:Centres()"), CLASSES)
+    build_loss(parse("mine.py:Centres(trained=False)"), CLASSES)
+
+
 def test_every_row_of_the_table_has_a_use() -> None:
     assert all(rule.single or rule.multi or rule.numbers or rule.pairs for rule in RULES.values())
 

@@ -168,6 +168,13 @@ def test_muon_turns_convolutions_and_leaves_head_and_biases_to_adamw(model: nn.M
     assert values.min() > 0.3 * values.max()
 
 
+def test_muon_leaves_a_head_that_is_a_convolution_to_adamw() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    groups = build_optimizer(parse("Muon()"), model, lr=0.02).optimizer.param_groups
+    assert groups[0]["param_names"] == ["0.weight"]
+    assert "2.weight" in [name for group in groups[1:] for name in group["param_names"]]
+
+
 def test_the_usual_rate_follows_the_batch_size_and_the_norm_layers(model: nn.Module) -> None:
     assert usual_lr(parse("SGD(momentum=0.9)"), model, batch_size=128) == pytest.approx(0.2)
     assert usual_lr(parse("SGD()"), nn.Linear(2, 2), batch_size=64) == pytest.approx(0.01)

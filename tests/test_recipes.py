@@ -225,6 +225,56 @@ def test_a_rate_goes_with_its_optimizer_and_stays_with_other_arguments_of_the_sa
     assert gather({"optimizer": "Muon(lr=0.1)"}, recipe="speed").optimizer.lr is None
 
 
+@pytest.mark.parametrize(
+    ("before", "given", "rate", "schedule"),
+    [
+        (
+            {"optimizer.lr": 0.2},
+            {"scheduler": "OneCycleLR(max_lr=0.5)"},
+            None,
+            "OneCycleLR(max_lr=0.5)",
+        ),
+        ({"optimizer.lr": 0.2}, {"scheduler": "OneCycleLR()"}, 0.2, "OneCycleLR()"),
+        ({"scheduler.call": "OneCycleLR(max_lr=0.5)"}, {"lr": 0.1}, 0.1, "OneCycleLR()"),
+        (
+            {"scheduler.call": "OneCycleLR(pct_start=0.2, max_lr=[0.5, 1])"},
+            {"optimizer": "SGD(lr=0.1)"},
+            None,
+            "OneCycleLR(pct_start=0.2,)",
+        ),
+        (
+            {"scheduler.call": "OneCycleLR(0.5, pct_start=0.2)"},
+            {"lr": 0.1},
+            0.1,
+            "OneCycleLR(pct_start=0.2)",
+        ),
+        # Another optimizer has another rate.
+        (
+            {"optimizer.call": "SGD()", "scheduler.call": "OneCycleLR(max_lr=0.5)"},
+            {"optimizer": "Adam()"},
+            None,
+            "OneCycleLR()",
+        ),
+        # What a run wrote down.
+        (
+            {"optimizer.lr": 0.5, "scheduler.call": "OneCycleLR(max_lr=0.5)"},
+            {"epochs": 9},
+            0.5,
+            "OneCycleLR(max_lr=0.5)",
+        ),
+    ],
+)
+def test_a_rate_in_a_schedule_and_one_beside_it_replace_each_other(
+    before: dict[str, Any], given: dict[str, Any], rate: float | None, schedule: str
+) -> None:
+    base: dict[str, dict[str, Any]] = {}
+    for name, value in before.items():
+        section, _, key = name.partition(".")
+        base.setdefault(section, {})[key] = value
+    settings = gather(given, base=base)
+    assert (settings.optimizer.lr, settings.scheduler.call) == (rate, schedule)
+
+
 def test_groups_and_names_of_layers_go_with_their_model() -> None:
     assert gather({"model": "resnet8"}, recipe="speed").optimizer.groups == ()
     wider = gather({"model": "whitenet(widths=[64, 256, 256])"}, recipe="speed")

@@ -420,7 +420,8 @@ def test_a_rate_is_advised_where_the_schedule_takes_it_from(tmp_path, call, advi
         judged(make_run(tmp_path / "run", rising, config=config), "lr too high").command
     )
     assert settings.scheduler.call == (advised or call)
-    assert settings.optimizer.lr == pytest.approx(0.1 if advised else 0.01)
+    # A max_lr is the run's rate: the one beside it goes.
+    assert settings.optimizer.lr == (None if advised else pytest.approx(0.01))
 
 
 @pytest.mark.parametrize(("step", "flag"), [(1, "preflight"), (2, "lr_find"), (50, None)])

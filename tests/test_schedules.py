@@ -10,7 +10,12 @@ from ptkit.core.config.settings import SchedulerSettings
 from ptkit.core.errors import UsageError
 from ptkit.core.parts.calls import parse
 from ptkit.core.training.optimization.optimizers import build_optimizer
-from ptkit.core.training.optimization.schedules import SCHEDULERS, Schedule, build_schedule
+from ptkit.core.training.optimization.schedules import (
+    SCHEDULERS,
+    Schedule,
+    build_schedule,
+    with_max_lr,
+)
 
 EPOCHS, STEPS = 6, 5
 CALLS = [
@@ -519,3 +524,28 @@ def test_a_warmup_above_one_is_a_number_of_steps_and_at_most_half_the_run(warmup
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     asked = SchedulerSettings("none", warmup=warmup)
     assert build_schedule(asked, optimizer, epochs=3, steps_per_epoch=4).warmup_steps == steps
+
+
+@pytest.mark.parametrize(
+    ("call", "lr", "rate"),
+    [
+        ("OneCycleLR(max_lr=0.5)", None, 0.5),
+        ("OneCycleLR(0.5)", 0.5, 0.5),
+        ("OneCycleLR(max_lr=[0.1, 0.5])", None, 0.5),
+        ("OneCycleLR()", 0.2, 0.2),
+        ("StepLR(3)", None, None),
+        ("none", 0.2, 0.2),
+    ],
+)
+def test_a_run_has_the_rate_that_its_schedule_names(
+    call: str, lr: float | None, rate: float | None
+) -> None:
+    assert with_max_lr(SchedulerSettings(call=call), lr=lr, is_scaled=False) == rate
+
+
+def test_a_rate_beside_that_of_the_schedule_is_refused() -> None:
+    asked = SchedulerSettings(call="OneCycleLR(max_lr=0.5)")
+    with pytest.raises(UsageError, match=r"given twice: here and by --lr \(optimizer.lr\), 0.1"):
+        with_max_lr(asked, lr=0.1, is_scaled=False)
+    with pytest.raises(UsageError, match="give it as --lr"):
+        with_max_lr(asked, lr=0.5, is_scaled=True)

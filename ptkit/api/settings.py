@@ -63,18 +63,28 @@ def asked_finetuning(
     layers: Layers,
 ) -> "Iterator[tuple[Settings, Place]]":
     """Yield the settings of a run that starts from old weights, and its place."""
+    from ptkit.core.config.layers import read_recipe
     from ptkit.core.models.locate import model_of
     from ptkit.core.parts.trust import gather_trusted
+    from ptkit.core.training.usual import finetuning_rate
 
     recipe = layers.get("recipe")
     begun = split_first(source, settings, out=out, name=name, watch=watch, layers=layers)
     with begun as (given, place):
         if weights is not None:
             given["weights"] = os.fspath(weights)
-        # The model of the weights stands in for the recipe's.
-        is_renamed = weights is not None and recipe is not None
-        model = model_of(given["weights"]) if is_renamed else None
-        found = gather_trusted(given, base={"optimizer": {"head_lr": 10.0}}, model=model, **layers)
+        instead: dict[str, dict[str, Any]] = {}
+        if weights is not None and recipe is not None:
+            instead["model"] = {"call": model_of(given["weights"])}
+        if rate := None if recipe is None else finetuning_rate(read_recipe(recipe)):
+            instead["optimizer"] = {"lr": rate}
+        found = gather_trusted(
+            given, base={"optimizer": {"head_lr": 10.0}}, instead=instead, **layers
+        )
+        if rate is not None and found.optimizer.lr == rate:
+            watch.say(
+                f"lr {rate:g}: a tenth of that of {recipe}, a recipe for training from scratch"
+            )
         # Of a model that is named beside a recipe, its own and not those of the recipe.
         is_own = weights is None and recipe is not None and given.get("model") is not None
         if is_own or found.model.weights is None:

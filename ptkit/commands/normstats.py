@@ -82,7 +82,8 @@ def normstats(
     if measured.skipped:
         result["skipped"] = list(measured.skipped)
     if measured.whitening is not None and measured.whitening_file is not None:
-        _say_whitening(printer, measured.whitening, measured.whitening_file)
+        flags = _as_measured(list_file, root=root)
+        _say_whitening(printer, measured.whitening, measured.whitening_file, flags=flags)
         result |= {
             "whitening": str(measured.whitening_file),
             "kind": measured.whitening.kind,
@@ -92,8 +93,20 @@ def normstats(
     end_without(measured.skipped)
 
 
-def _say_whitening(printer: Printer, whitening: "Whitening", file: Path) -> None:
-    """Print the call, what it was computed from, and how to train with it."""
+def _as_measured(list_file: Path, *, root: Path | None) -> str:
+    """Return the flags with which `ptkit train` has the images that were measured."""
+    from ptkit.core.config.settings import DataSettings
+
+    own = None if list_file == Path(DataSettings().train) else list_file
+    named = {"--train": own, "--root": root}
+    return "".join(f" {flag} {shlex.quote(str(v))}" for flag, v in named.items() if v is not None)
+
+
+def _say_whitening(printer: Printer, whitening: "Whitening", file: Path, *, flags: str) -> None:
+    """Print the call, what it was computed from, and how to train with it.
+
+    flags: of the images.
+    """
     from ptkit.core.data.transforms.covariance import EPSILON
 
     call = f"LinearTransformation({json.dumps(str(file), ensure_ascii=False)})"
@@ -113,4 +126,4 @@ def _say_whitening(printer: Printer, whitening: "Whitening", file: Path) -> None
             "what these images never show is scaled by 1/sqrt(epsilon)"
         )
     if height == width:
-        printer.say(f"ptkit train --size {height} --transform {shlex.quote(call)}")
+        printer.say(f"ptkit train{flags} --size {height} --transform {shlex.quote(call)}")

@@ -25,6 +25,13 @@ _DEPENDENTS = {
 }
 # A rate in a call, with the comma after it.
 _RATE = re.compile(r"(?<=[(,])\s*lr\s*=\s*[^,()]+,?\s*")
+# The largest rate of OneCycleLR, by name or as its first argument: a number, or one for each group.
+MAX_LR = re.compile(
+    r"((?<=[(,])\s*max_lr\s*=\s*|(?<=^OneCycleLR\()\s*(?=[\d.(\[]))"
+    r"(\[[^]]*\]|\([^)]*\)|[^,()]+)"
+)
+# The same with the comma after it; not where others that have no name would take its place.
+_MAX_LR_ALONE = re.compile(MAX_LR.pattern + r"(?:,\s*(?=[a-z])|(?=\)))")
 # What a model has of the size of its images, where a run has written it out or a recipe names it.
 _FROM_SIZE = re.compile(
     r"(?<=[(,])\s*(?:size|image_size|input_size|stem)\s*=\s*(?:\([^()]*\)|[^,()]+),?\s*"
@@ -51,17 +58,37 @@ def freed(before: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]
     if "model.init" in changes:
         # A recipe of that method suits any model; lines name layers of one.
         changes["model.init"] = tuple(t for t in before.get("model.init", ()) if "=" not in t)
-    # A rate is in the call or beside it.
-    if _has_rate(given.get("optimizer.call")):
-        changes["optimizer.lr"] = None
-    if "optimizer.lr" in given and _has_rate(before.get("optimizer.call")):
-        changes["optimizer.call"] = _RATE.sub("", before["optimizer.call"])
+    changes |= _with_one_rate(before, given)
     if given.get("train.batch_size") == AUTO and _rate_stays(before, changes.keys() | given.keys()):
         # It is for the images of a step that had the batch size which goes.
         old = before.get("train.batch_size", USUAL_BATCH_SIZE)
         if isinstance(old, int) and before.get("optimizer.lr_per") is None:
             changes["optimizer.lr_per"] = old * before.get("train.accumulate", 1)
     return changes
+
+
+def _with_one_rate(before: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what becomes of the rates of earlier layers where these give one, in the call of the
+    optimizer, beside it or in that of OneCycleLR, or another optimizer.
+    """
+    optimizer, schedule = "optimizer.call", "scheduler.call"
+    changes: dict[str, Any] = {}
+    is_in_call = _has_rate(given.get(optimizer)) or has_max_lr(given.get(schedule))
+    if is_in_call:
+        changes["optimizer.lr"] = None
+    is_other = optimizer in given and _is_other_part(before.get(optimizer), given[optimizer])
+    if not (is_in_call or is_other or "optimizer.lr" in given):
+        return changes
+    if _has_rate(before.get(optimizer)):
+        changes[optimizer] = _RATE.sub("", before[optimizer])
+    if has_max_lr(before.get(schedule)):
+        changes[schedule] = _MAX_LR_ALONE.sub("", before[schedule])
+    return changes
+
+
+def has_max_lr(call: str | None) -> bool:
+    """Say whether a schedule's call gives the run its rate, as `OneCycleLR(max_lr=0.1)` does."""
+    return call is not None and call.startswith("OneCycleLR") and MAX_LR.search(call) is not None
 
 
 def _without_own_size(before: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,13 +37,13 @@ def gather(
     *,
     base: Layer | None = None,
     recipe: str | None = None,
-    model: str | None = None,
+    instead: Layer | None = None,
     resume: Path | None = None,
     config: Path | None = None,
 ) -> Settings:
     """Return the settings of a run: defaults < base < recipe or resumed run < config < keywords.
 
-    model: the call of the weights to start from, which stands in for the recipe's.
+    instead: what stands in for settings of the recipe.
 
     Raises:
         UsageError: a bad setting, or a TOML file that cannot be read.
@@ -51,7 +51,7 @@ def gather(
     return resolve(
         base or {},
         {} if recipe is None else read_recipe(recipe),
-        {} if model is None else {"model": {"call": model}},
+        instead or {},
         {} if resume is None else read_toml(resume / "config.toml"),
         {} if config is None else read_toml(config),
         layer_of(keywords),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ptkit.core.config.dependents import has_max_lr
 from ptkit.core.config.layers import read_toml, resolve
 from ptkit.core.config.settings import Settings
 from ptkit.core.diagnosis.rates import rate_flag
@@ -137,9 +138,10 @@ class Recorded:
 
     def with_groups(self, *lines: str) -> str:
         """Return the command that repeats the run with more parameter groups; "" where the
-        optimizer takes none.
+        optimizer takes none, or the schedule gives all of them one rate.
         """
-        if (self.settings.optimizer.call or "").startswith("LBFGS"):
+        has_one = has_max_lr(self.settings.scheduler.call) and any("lr=" in line for line in lines)
+        if has_one or (self.settings.optimizer.call or "").startswith("LBFGS"):
             return ""
         # A flag replaces the lines of --config: the run's own come first, and later ones win.
         return self._with_lines("--group", (*self.settings.optimizer.groups, *lines))

@@ -39,7 +39,7 @@ from ptkit.core.training.optimization.optimizers import (
     usual_lr,
 )
 from ptkit.core.training.optimization.scaling import LossScaler, dtype_for
-from ptkit.core.training.optimization.schedules import build_schedule
+from ptkit.core.training.optimization.schedules import build_schedule, with_max_lr
 from ptkit.core.training.probe.checks import check_head, check_method
 from ptkit.core.training.profiling import NO_CLOCK, stopwatch
 from ptkit.core.training.setup_data import PreparedData, prepare_data
@@ -61,10 +61,8 @@ from ptkit.core.training.tasks.losses import (
 )
 from ptkit.core.training.tasks.task import check_metric, metrics_for
 from ptkit.core.training.trials import fit_to_images, try_first_batch, try_smallest_batch
+from ptkit.core.training.usual import FINETUNE_RATE
 from ptkit.core.training.wandb_events import check_wandb
-
-# Finetuning moves the body at a tenth of the usual rate, the head (times head_lr) at the usual one.
-_FINETUNE_RATE = 0.1
 
 
 @dataclass(frozen=True)
@@ -350,6 +348,7 @@ def _prepare_optimizer(
     """
     asked = settings.optimizer
     call, lr = split_rate(call, lr=asked.lr)
+    lr = with_max_lr(settings.scheduler, lr=lr, is_scaled=asked.lr_per is not None)
     # Rates go by the images of a step, not of a batch.
     images_per_step = data.train.sampling.batch_size * settings.train.accumulate
     if asked.lr_per is not None:
@@ -358,7 +357,7 @@ def _prepare_optimizer(
         lr = scaled_lr(call, lr, times=images_per_step / asked.lr_per)
     if lr is None:
         lr = usual_lr(call, model.module, batch_size=images_per_step)
-        lr *= _FINETUNE_RATE if settings.model.weights else 1.0
+        lr *= FINETUNE_RATE if settings.model.weights else 1.0
     lines = list(asked.groups)
     # LBFGS takes no groups, so the head moves as the body does.
     if asked.head_lr != 1.0 and not is_lbfgs(call):

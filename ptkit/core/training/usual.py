@@ -1,4 +1,5 @@
-"""What `ptkit train` does with photographs where nobody says how: the recipe, and why.
+"""What `ptkit train` does with photographs where nobody says how: the recipe, and why; and the rate
+of a recipe where weights are trained already.
 
 Small images, up to 64 pixels, are trained on from scratch with the defaults of config.py.
 """
@@ -17,6 +18,8 @@ from ptkit.core.parts.calls import parse
 from ptkit.core.sizes import is_small
 
 PRETRAINED, SCRATCH = "photos", "photos-scratch"
+# Finetuning moves the body at a tenth of the usual rate, the head (times head_lr) at the usual one.
+FINETUNE_RATE = 0.1
 # A head that answers with one class is fitted, and smoothing is between classes.
 _OF_CLASSES = (("loss", "call"), ("train", "method"))
 
@@ -53,6 +56,15 @@ def usual_layer(settings: Settings) -> tuple[Layer, str]:
         for section, values in recipe.items()
     }
     return layer, f"recipe: {name}, {why}"
+
+
+def finetuning_rate(recipe: Layer) -> float | None:
+    """Return the rate for trained weights with a recipe that is for a model from scratch; None with
+    another one.
+    """
+    rate = recipe.get("optimizer", {}).get("lr")
+    is_from_scratch = "call" in recipe.get("model", {}) and not recipe["model"].get("weights")
+    return FINETUNE_RATE * rate if is_from_scratch and isinstance(rate, int | float) else None
 
 
 def with_identity_blocks(settings: Settings) -> Settings:

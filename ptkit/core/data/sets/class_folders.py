@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ptkit.core.counting import Counting
 from ptkit.core.data.formats import sniff
+from ptkit.core.data.images import to_rgb
 from ptkit.core.data.sets.contents import Part, SetImage
 from ptkit.core.errors import DataError, StorageError, UsageError
 from ptkit.core.machine import num_cores
@@ -126,10 +127,20 @@ def _encoded(image: SetImage) -> tuple[bytes, str]:
         except DataError:
             content = _opened(content, image)
     buffer = io.BytesIO()
-    # PNG has no CMYK, YCbCr or floats.
-    pixels = content if content.mode in _MODES_OF_PNG else content.convert("RGB")
-    pixels.save(buffer, "PNG")
+    if content.mode not in _MODES_OF_PNG:
+        content = _as_rgb(content, image)
+    content.save(buffer, "PNG")
     return buffer.getvalue(), ".png"
+
+
+def _as_rgb(content: Image.Image, image: SetImage) -> Image.Image:
+    """Return the pixels that training would see: PNG has no CMYK, no YCbCr and no 32 bits."""
+    try:
+        return Image.fromarray(to_rgb(content))
+    except DataError as error:
+        raise DataError(
+            f"the set's image {image.stem} of {image.label} cannot be written: {error}"
+        ) from None
 
 
 def _opened(content: bytes, image: SetImage) -> Image.Image:

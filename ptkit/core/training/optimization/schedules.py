@@ -15,6 +15,7 @@ from torch.optim import Optimizer, lr_scheduler
 
 from ptkit.core.config.settings import SchedulerSettings
 from ptkit.core.errors import UsageError
+from ptkit.core.parts.argument_rules import ABOVE_0
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.parts.catalogue import Catalogue
 from ptkit.core.parts.part import Part
@@ -239,6 +240,34 @@ def build_schedule(
     return Schedule(
         scheduler, shadow, per=per, metric=metric, warmup_steps=None if has_own else warmup_steps
     )
+
+
+def with_max_lr(asked: SchedulerSettings, *, lr: float | None, is_scaled: bool) -> float | None:
+    """Return the rate of a run: what OneCycleLR has as max_lr, the largest of several, else `lr`.
+
+    is_scaled: the rate is for another batch size.
+
+    Raises:
+        UsageError: another rate is given beside it, or it would have to be scaled.
+    """
+    call = parse(asked.call)
+    if call.prefix or call.name != "OneCycleLR":
+        return lr
+    given, spot = call.argument(0, "max_lr"), "max_lr" if "max_lr" in call.spots else 0
+    rates = given if isinstance(given, list | tuple) else [given]
+    # What is no rate is refused where the schedule is built.
+    if not rates or not all(map(ABOVE_0.check, rates)):
+        return lr
+    # The settings of a run that was have both.
+    if lr not in (None, float(max(rates))):
+        raise call.error(
+            f"the rate is given twice: here and by --lr (optimizer.lr), {lr:g}: leave one out", spot
+        )
+    if is_scaled:
+        raise call.error(
+            "max_lr stays what it is, and optimizer.lr_per scales a rate: give it as --lr", spot
+        )
+    return float(max(rates))
 
 
 def warmup_steps_of(warmup: float, num_steps: int) -> int:

@@ -278,6 +278,12 @@ def _criterion_of(call: Call) -> nn.Module:
         criterion = LOSSES.build(call, supplied=supplied)
     if not isinstance(criterion, nn.Module):
         raise call.error(f"a loss must be a torch.nn.Module, found {type(criterion).__name__}")
+    trained = [name for name, each in criterion.named_parameters() if each.requires_grad]
+    if trained:
+        raise call.error(
+            f"{call.name} has parameters of its own, such as {trained[0]}, and no optimizer would"
+            " train them: make them part of the model, or set requires_grad=False"
+        )
     if getattr(criterion, "reduction", "mean") not in ("mean", "batchmean", "sum"):
         spot = next((key for key in ("reduction", "reduce") if key in call.kwargs), "")
         raise call.error(

@@ -169,7 +169,12 @@ def test_split_counts_images_and_keeps_the_command_line(here: Path) -> None:
 
 
 def test_train_in_python_and_on_the_command_line_make_the_same_settings(here: Path) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
     ptkit.train(**QUIET_RUN, model="lenet", lr=0.05, transforms=["RandomCrop(16, padding=1)"])
+    # What a run sets in torch is for the run.
+    assert torch.get_num_threads() == threads + 1
+    torch.set_num_threads(threads)
     line = "--epochs 1 --batch-size 16 --model lenet --lr 0.05 --set log.tensorboard=false"
     arguments = ["train", *line.split(), "--set", "log.pictures=false", "--set", "log.layers=false"]
     done = CliRunner().invoke(app, [*arguments, "--transform", "RandomCrop(16, padding=1)"])

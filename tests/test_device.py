@@ -12,6 +12,7 @@ from ptkit.core.device import (
     begin_copy,
     exact_products,
     is_out_of_memory,
+    leaving_torch_as_it_was,
     loading_kernels,
     prepare_device,
     run_first_kernel,
@@ -228,3 +229,30 @@ def test_a_gpu_is_ready_when_the_images_are_decoded():
     with loading_kernels(torch.device("cuda"), torch.bfloat16):
         pass
     assert torch.cuda.is_initialized()
+
+
+def test_a_run_leaves_torchs_settings_as_they_were():
+    @leaving_torch_as_it_was()
+    def work():
+        torch.set_num_threads(before[0] + 1)
+        torch.set_float32_matmul_precision("medium")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = not before[3]
+        torch.backends.cudnn.deterministic = not before[4]
+        torch.utils.deterministic.fill_uninitialized_memory = not before[5]
+        raise KeyboardInterrupt
+
+    def found():
+        return (
+            torch.get_num_threads(),
+            torch.get_float32_matmul_precision(),
+            torch.are_deterministic_algorithms_enabled(),
+            torch.backends.cudnn.benchmark,
+            torch.backends.cudnn.deterministic,
+            torch.utils.deterministic.fill_uninitialized_memory,
+        )
+
+    before = found()
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert found() == before

@@ -17,9 +17,11 @@ import ptkit
 from ptkit.core.comparing.runs import read_run
 from ptkit.core.data.loading.batches import Batch
 from ptkit.core.run_files import read_outputs
+from ptkit.core.training.recording.activations import Activations
 from ptkit.core.training.recording.frozen import FrozenStatistics
 from ptkit.core.training.recording.layers import LayerGauge, sampled_steps
 from ptkit.core.training.recording.outputs import Margins
+from ptkit.core.training.recording.series import Seconds
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
@@ -208,6 +210,30 @@ def test_units_of_the_last_class_of_a_sorted_list_are_alive():
         found = gauge.recorded(step=1, train_s=1.0)
         assert found.activations["0"]["dead"] == 0
         assert 200 <= found.looked_at <= 400
+
+
+@pytest.mark.parametrize("kind", [nn.ReLU(), nn.ReLU6(), nn.Threshold(0.0, -9.0)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_unit_that_fires_once_is_alive_whatever_the_others_give(kind, layout):
+    model = nn.Sequential(nn.Conv2d(4, 4, 1), kind)
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(4)[:, :, None, None])
+        model[0].bias.zero_()
+    images = torch.full((6, 4, 5, 5), -1.0)
+    # Of one unit a single place, of another all; the others stay below 0 or at it.
+    images[3, 1, 2, 4], images[:, 2], images[:, 3] = 0.25, 2.0, 0.0
+    seen = Activations(model, Seconds())
+    with seen.seen():
+        model(images.contiguous(memory_format=layout))
+    assert seen.taken()["0"]["dead"] == 2
+
+
+def test_what_goes_below_0_is_no_relu():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Hardtanh())
+    seen = Activations(model, Seconds())
+    with seen.seen():
+        model(torch.ones(3, 2))
+    assert seen.taken()["0"]["dead"] is None
 
 
 def test_outputs_of_validation_are_those_of_the_best_and_the_last_epoch(here):

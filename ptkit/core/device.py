@@ -90,6 +90,23 @@ def prepare_device(device: torch.device, *, deterministic: bool) -> int:
 
 
 @contextmanager
+def leaving_torch_as_it_was() -> Iterator[None]:
+    """Take back, after a block or function, what `prepare_device` sets for the whole process."""
+    cudnn, fills = torch.backends.cudnn, torch.utils.deterministic
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    is_deterministic = torch.are_deterministic_algorithms_enabled()
+    only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    before = cudnn.benchmark, cudnn.deterministic, fills.fill_uninitialized_memory  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
+        torch.use_deterministic_algorithms(is_deterministic, warn_only=only_warns)
+        cudnn.benchmark, cudnn.deterministic, fills.fill_uninitialized_memory = before  # type: ignore[attr-defined]
+
+
+@contextmanager
 def loading_kernels(device: torch.device, dtype: torch.dtype | None) -> Iterator[None]:
     """Load the device's libraries while the block runs, as decoding images on the CPU.
 

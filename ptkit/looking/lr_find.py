@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ptkit.core.config.settings import AUTO, Settings
+from ptkit.core.device import leaving_torch_as_it_was
 from ptkit.core.errors import UsageError
 from ptkit.core.ranks import here
 from ptkit.core.training.lr_find import NUM_STEPS, range_test
@@ -29,6 +30,7 @@ class FoundRate:
     files: tuple[Path, ...]
 
 
+@leaving_torch_as_it_was()
 def find_lr(settings: Settings, watch: Watcher, *, out: Path | None = None) -> FoundRate:
     """Try rising learning rates on the model of a run that is not made; draw and tabulate the loss.
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from ptkit.core.config.settings import AUTO, Settings
 from ptkit.core.data.loading.batches import Batch
+from ptkit.core.device import leaving_torch_as_it_was
 from ptkit.core.ejecting import pieces
 from ptkit.core.ejecting.head import FittedHead, fit_head_function, head_fitted
 from ptkit.core.ejecting.labels import LABELS
@@ -42,6 +43,7 @@ class Ejected:
     packages: tuple[str, ...]
 
 
+@leaving_torch_as_it_was()
 def eject(settings: Settings, watch: Watcher, *, file: Path) -> Ejected:
     """Write the run that `settings` ask for as a script of plain PyTorch; nothing is trained.
 

@@ -15,7 +15,7 @@ from ptkit.core.config.settings import Settings
 from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.transforms.completion import mirrors
 from ptkit.core.data.transforms.eval_lists import has_own_code
-from ptkit.core.device import autocast
+from ptkit.core.device import autocast, leaving_torch_as_it_was
 from ptkit.core.distributed import summed
 from ptkit.core.errors import StorageError
 from ptkit.core.models.zoo import find_head
@@ -128,6 +128,7 @@ def head_line(training: Training, found: Probed) -> str:
     return f"{found.chosen.line}, {share_text(right, len(found.valid))} of the validation images"
 
 
+@leaving_torch_as_it_was()
 def cross_validated(settings: Settings, watch: Watcher) -> Chosen:
     """Return how good heads on the features of some weights are, without a run.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ptkit.core.config.settings import Settings
+from ptkit.core.device import leaving_torch_as_it_was
 from ptkit.core.distributed import Votes, from_main, lost, share_hashes, wait_for_main
 from ptkit.core.errors import DivergedError, InterruptedRunError, StorageError
 from ptkit.core.ranks import ALONE, being, here
@@ -80,6 +81,7 @@ class RunResult:
         return interval(self.num_right, self.num_valid)
 
 
+@leaving_torch_as_it_was()
 def run(
     settings: Settings,
     *,

@@ -58,9 +58,9 @@ class Activations:
                 with self._seconds:
                     self._see_output(name, output.detach(), spread)
 
-        def see_relu(output: Tensor) -> None:
+        def see_relu(output: Tensor, lowest_is_0: bool) -> None:
             with self._seconds:
-                self._see_relu(output.detach()[rows])
+                self._see_relu(output.detach()[rows], lowest_is_0=lowest_is_0)
 
         seeing_relus = _Relus(see_relu)
         with hooked(self._model, self._layers, see), seeing_relus:
@@ -74,7 +74,7 @@ class Activations:
         moments = torch.var_mean(values.float(), correction=0)
         self._moments.setdefault(name, []).append((values.numel(), *moments))
 
-    def _see_relu(self, output: Tensor) -> None:
+    def _see_relu(self, output: Tensor, *, lowest_is_0: bool) -> None:
         """See an activation: it follows the layer that ran last, unless another one did before."""
         name, self._last = self._last, None
         if name is None or name not in self._units:
@@ -82,9 +82,9 @@ class Activations:
         axis = _unit_axis(self._layers[name])
         if output.shape[axis] != self._units[name]:
             return
-        # One pass over the numbers, without a copy of them.
         others = [k for k in range(output.ndim) if k != axis % output.ndim]
-        is_active = output.amax(others) > 0
+        # On a CPU a maximum over channels last takes five times as long as a sum.
+        is_active = (output.sum(others) if lowest_is_0 else output.amax(others)) > 0
         before = self._is_active.get(name)
         self._is_active[name] = is_active if before is None else before | is_active
 
@@ -109,17 +109,22 @@ class Activations:
 
 
 class _Relus(TorchFunctionMode):
-    """Sees the output of every ReLU, be it a module or a function."""
+    """Sees the output of every ReLU, be it a module or a function, and whether 0 is its lowest."""
 
-    def __init__(self, see: Callable[[Tensor], None]) -> None:
+    def __init__(self, see: Callable[[Tensor, bool], None]) -> None:
         super().__init__()
         self._see = see
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
-        if func in _RELUS:
-            self._see(output)
+        if func in _RELUS or (func is F.hardtanh and _begins_at_0(*args, **(kwargs or {}))):
+            self._see(output, func is not F.threshold)
         return output
+
+
+def _begins_at_0(_input: Tensor, min_val: float = -1.0, *_others: Any, **_named: Any) -> bool:
+    """Say of the arguments of `hardtanh` whether they make it a ReLU, as nn.ReLU6 does."""
+    return min_val == 0
 
 
 def _unit_axis(layer: nn.Module) -> int:

@@ -15,8 +15,10 @@ from ptkit.core.data import images
 from ptkit.core.data.lists import read_list
 from ptkit.core.data.loading.keeping import key_of
 from ptkit.core.data.transforms.pipeline import Pipeline
+from ptkit.core.data.transparency import alpha_for
 from ptkit.core.errors import UsageError
 from ptkit.core.models.checkpoints import read_checkpoint
+from ptkit.core.training.observers import Unwatched
 from ptkit.looking.subject import load_subject
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
@@ -175,3 +177,85 @@ def test_a_checkpoint_knows_it_and_bare_weights_are_told(here):
     pipeline = load_subject("bare.pt", alpha="white", **answers).parse_pipeline()
     one, other = (pipeline.read_image(name) for name in ("9.png", "white9.png"))
     assert torch.equal(one, other)
+
+
+@pytest.fixture
+def icons(tmp_path, monkeypatch):
+    """Class folders of black signs on nothing: squares and lines."""
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(2)
+    for number in range(24):
+        pixels = np.zeros((16, 16, 4), np.uint8)
+        row, column = random.integers(1, 6, 2)
+        height, width = ((8, 8), (2, 9))[number % 2]
+        pixels[row : row + height, column : column + width, 3] = 255
+        file = tmp_path / "icons" / ["square", "line"][number % 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(file)
+    assert CliRunner().invoke(app, ["split", "icons", "--ratio", "2:1"]).exit_code == 0
+    return tmp_path
+
+
+def test_what_shows_only_in_transparency_is_trained_on_white(icons):
+    said = []
+
+    class Listening(Unwatched):
+        def say(self, line):
+            said.append(line)
+
+    run = ptkit.train(watch=Listening(), **QUIET)
+    assert read_checkpoint(run.checkpoint)["pipeline"]["alpha"] == "white"
+    assert "alpha: white, as without their transparency the images are of one colour" in said
+    # A resumed run has no weights to ask, and the config of a run repeats it.
+    assert 'alpha = "white"' in (run.run / "config.toml").read_text()
+    dropped = ptkit.train(alpha="drop", **QUIET)
+    assert read_checkpoint(dropped.checkpoint)["pipeline"]["alpha"] == "drop"
+    with pytest.raises(UsageError, match="no plain form for images on white; --alpha drop"):
+        ptkit.eject("script.py", **QUIET)
+
+
+def test_one_photograph_among_icons_keeps_what_all_images_are_read_with(icons):
+    listed = read_list(icons / "train.txt")
+    assert alpha_for(listed) == "white"
+    noise = np.random.default_rng(3).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    (icons / listed.image_path(0)).write_bytes(encoded(noise, "PNG"))
+    assert alpha_for(listed) == "drop"
+
+
+def test_the_check_up_sees_icons_as_training_does(icons):
+    found = ptkit.check("icons")
+    rules = {finding.rule.name for finding in found.findings.findings}
+    assert (found.alpha, rules & {"constant", "transparent"}) == ("white", set())
+    found = ptkit.check("icons", alpha="drop")
+    [finding] = [f for f in found.findings.findings if f.rule.name == "transparent"]
+    assert (finding.verdict, len(finding.found.images)) == ("FAIL", 24)
+    assert "constant" not in {f.rule.name for f in found.findings.findings}
+    done = CliRunner().invoke(app, ["check", "icons", "--alpha", "drop"])
+    assert "24 images are of one colour without transparency" in done.stdout
+    # Drawn on white: they can be seen.
+    assert (icons / "ptkit-check/transparent.png").is_file()
+
+
+def test_statistics_of_images_of_one_colour_say_what_may_be_wrong(icons):
+    done = CliRunner().invoke(app, ["normstats", "train.txt"])
+    assert "the images are of one colour; if they are transparent: --alpha white" in done.stderr
+    assert not CliRunner().invoke(app, ["normstats", "train.txt", "--alpha", "white"]).stderr
+
+
+def test_near_duplicates_among_icons_are_those_that_look_alike(icons):
+    done = CliRunner().invoke(
+        app, ["split", "icons", "--ratio", "2:1", "--near-duplicates", "--out", "again"]
+    )
+    # Without transparency all would look alike, and be in one group.
+    assert done.exit_code == 0, done.stderr
+    assert len(read_list(icons / "again/valid.txt")) >= 4
+
+
+def test_resuming_keeps_what_the_weights_were_trained_with(icons):
+    first = ptkit.train(alpha="drop", **QUIET)
+    tuned = ptkit.finetune(
+        first.checkpoint, epochs=1, **{k: QUIET[k] for k in QUIET if k not in ("model", "epochs")}
+    )
+    assert read_checkpoint(tuned.checkpoint)["pipeline"]["alpha"] == "drop"
+    again = ptkit.train(resume=tuned.run, epochs=2)
+    assert read_checkpoint(again.run / "last.pkl")["pipeline"]["alpha"] == "drop"

@@ -102,7 +102,7 @@ FLAGS = {
               "--near-duplicates", "--allow-missing", "--overwrite", "--seed", "--out",
               "--path-column", "--label-column", "--group-column", "--label-from", "--root"},
     "data": {"--from", "--label-column", "--out"},
-    "check": {"--run", "--strict", "--workers", "--root", "--out"},
+    "check": {"--run", "--strict", "--workers", "--root", "--alpha", "--out"},
     "normstats": {"--num", "--size", "--whiten", "--seed", "--workers", "--on-bad", "--root",
                   "--out"},
     "train": {"--train", "--valid", "--root", "--config", "--recipe", "--set", "--model", "--size",

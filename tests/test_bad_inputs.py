@@ -448,8 +448,9 @@ def vanishes_mid_run() -> None:
     here_lists()
     path = Path("train.txt").read_text().split()[0]
     with pytest.MonkeyPatch.context() as patch:
-        # Read by the survey, for its size, for the statistics, the first batch, and an epoch.
-        patch.setattr(os, "open", failing_open(path, errno.ENOENT, good=6, bad=99))
+        # Read by the survey, for its size and its transparency, for the statistics, the first
+        # batch, and an epoch.
+        patch.setattr(os, "open", failing_open(path, errno.ENOENT, good=7, bad=99))
         run(*TRAIN, "--epochs", 9, "--set", "data.cache=off", code=3, said=f"{path}: No such file")
     assert Path("runs/1/config.toml").exists()
 

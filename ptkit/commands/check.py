@@ -46,6 +46,7 @@ def check(
     ] = False,
     workers: options.Workers = 0,
     root: options.Root = None,
+    alpha: options.AlphaOrAuto = "auto",
     out: options.Out = None,
 ) -> None:
     """Check the data before training does: unreadable files, duplicates, leaks between the parts,
@@ -63,17 +64,16 @@ def check(
     Example: ptkit check train.txt valid.txt test.txt
     """
     if run is not None:
-        if sources:
-            raise UsageError("--run checks the training list of the run: leave the others out")
-        if strict:
-            raise UsageError("--strict is for findings, and --run ranks labels: leave it out")
+        _refuse_beside_run(sources, strict=strict, alpha=alpha)
         _review(printer, run, root=root, out=out, workers=workers)
         return
     from ptkit.looking.check_pictures import draw_check_up
     from ptkit.looking.pictures import picture_folder
 
     counting = functools.partial(bar, quiet=printer.silent)
-    found = checking.check(*(sources or ()), workers=workers, root=root, counting=counting)
+    found = checking.check(
+        *(sources or ()), workers=workers, root=root, alpha=alpha, counting=counting
+    )
     # Before the pictures: a disk that refuses them does not cost the findings.
     printer.say("\n".join(_lines(found)))
     with picture_folder("check", out=out) as pictures:
@@ -82,6 +82,15 @@ def check(
     printer.result({**found.as_dict(), "files": list(map(str, pictures.files))})
     if strict and (count := found.count("FAIL")):
         raise DataError(f"{counted(count, 'finding')} with the verdict FAIL; they are listed above")
+
+
+def _refuse_beside_run(sources: list[Path] | None, *, strict: bool, alpha: str) -> None:
+    if sources:
+        raise UsageError("--run checks the training list of the run: leave the others out")
+    if strict:
+        raise UsageError("--strict is for findings, and --run ranks labels: leave it out")
+    if alpha != "auto":
+        raise UsageError("--run sees images as the run did: leave --alpha out")
 
 
 def _review(
@@ -126,7 +135,8 @@ def _lines(found: "CheckUp") -> Iterator[str]:
 
     listing = found.evidence.listing
     parts = dict.fromkeys(listing.part_names)
-    yield f"{counted(len(listing), 'image')} of {', '.join(parts)}, each decoded once"
+    on_white = ", transparent ones on white" if found.alpha == "white" else ""
+    yield f"{counted(len(listing), 'image')} of {', '.join(parts)}, each decoded once{on_white}"
     for action, findings in found.by_action:
         yield f"\n{HEADINGS[action]}:"
         for finding in findings:

@@ -10,7 +10,7 @@ import typer
 
 from ptkit.api import channel_statistics
 from ptkit.commands import options
-from ptkit.commands.output import Printer, end_without, naming_on_bad
+from ptkit.commands.output import Printer, complain, end_without, naming_on_bad
 from ptkit.commands.progress import bar
 
 if TYPE_CHECKING:
@@ -77,6 +77,8 @@ def normstats(
     printer.say(f"{found.num_images:,} images, {sizes}; saved in {measured.file}")
     if found.odd:
         printer.say(odd_note(found.odd))
+    if alpha == "drop" and not any(found.std):
+        complain("note: the images are of one colour; if they are transparent: --alpha white")
     facts = {name: getattr(found, name) for name in ("mean", "std", "num_images", "size")}
     result = {**facts, "odd": dict(found.odd), "file": str(measured.file)}
     if measured.skipped:

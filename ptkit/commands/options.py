@@ -182,6 +182,13 @@ Alpha = Annotated[
         metavar="|".join(ALPHA), help="Drop the transparency of images, or put them on white."
     ),
 ]
+AlphaOrAuto = Annotated[
+    str,
+    typer.Option(
+        metavar="|".join((AUTO, *ALPHA)),
+        help="Drop the transparency of images, or put them on white; auto as training does it.",
+    ),
+]
 Workers = Annotated[int, setting_option("workers", min=0)]
 Font = Annotated[
     Path | None,

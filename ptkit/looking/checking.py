@@ -7,17 +7,19 @@ from typing import Any
 
 import numpy as np
 
+from ptkit.core.config.settings import AUTO
 from ptkit.core.counting import Counting
 from ptkit.core.data.checking.cropping import CropLoss, crop_losses
 from ptkit.core.data.checking.evidence import Evidence, Listing, gather
 from ptkit.core.data.checking.findings import ACTIONS, RULES, Finding, Findings, apply_rules
 from ptkit.core.data.checking.ignoring import read_ignored
 from ptkit.core.data.labels import MULTI, SINGLE
-from ptkit.core.data.lists import ImageList, classes_file, read_list
+from ptkit.core.data.lists import ImageList, classes_file, list_of, read_list
 from ptkit.core.data.moved import check_root, prefix_of
 from ptkit.core.data.splits.given_parts import PART_NAMES, part_of
 from ptkit.core.data.splits.scanning import Scan
 from ptkit.core.data.splits.sources import Source, scan_source
+from ptkit.core.data.transparency import alpha_for
 from ptkit.core.errors import DataError, UsageError
 
 # What to do, in words.
@@ -33,10 +35,11 @@ HEADER = ("rule", "verdict", "action", "group", "path", "part", "class", "reason
 
 @dataclass(frozen=True, eq=False)
 class CheckUp:
-    """The evidence, and what the rules found in it; `ptkit check`."""
+    """The evidence, and what the rules found in it; `ptkit check`. alpha: how images were read."""
 
     evidence: Evidence
     findings: Findings
+    alpha: str = "drop"
 
     @property
     def by_action(self) -> Iterator[tuple[str, list[Finding]]]:
@@ -99,6 +102,7 @@ def check_up(
     *,
     root: Path | None = None,
     classes: Path | None = None,
+    alpha: str = AUTO,
     workers: int = 0,
     counting: Counting,
 ) -> CheckUp:
@@ -106,7 +110,7 @@ def check_up(
 
     sources: none are the lists in the working directory. root: a folder that the images of lists
     are in now. classes: the file of class names that lists mean, where it is not beside them.
-    counting: for a progress bar.
+    alpha: what becomes of transparency; auto as training has it. counting: for a progress bar.
 
     Raises:
         DataError: no lists here, or one is wrong; images that are not in class folders.
@@ -117,9 +121,11 @@ def check_up(
     entries = read_ignored(
         folder if folder.is_dir() else folder.parent, {rule.name for rule in RULES}
     )
+    if alpha == AUTO:
+        alpha = alpha_for(list_of(listing.paths, ()))
     with counting("checking", len(listing)) as on_images:
-        evidence = gather(listing, workers=workers, on_images=on_images)
-    return CheckUp(evidence, apply_rules(evidence, entries))
+        evidence = gather(listing, alpha=alpha, workers=workers, on_images=on_images)
+    return CheckUp(evidence, apply_rules(evidence, entries), alpha)
 
 
 def list_images(

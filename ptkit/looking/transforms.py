@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ptkit.core.config.settings import DataSettings
+from ptkit.core.config.settings import AUTO, DataSettings
 from ptkit.core.data import images as decoder
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.lists import list_of
@@ -27,6 +27,7 @@ from ptkit.core.data.transforms.mixing import mix
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.data.transforms.plan import same_shape
 from ptkit.core.data.transforms.spec import NORMALISED, WHITENED
+from ptkit.core.data.transparency import alpha_for
 from ptkit.core.parts.calls import Call
 
 # Of each epoch, of each image: float (num_crops, C, h, w).
@@ -110,7 +111,7 @@ def show_transforms(
         DataError: an image that cannot be read, or images of different sizes to be mixed.
     """
     calls = calls_for(paths, data)
-    alpha = "drop" if data.alpha == "auto" else data.alpha
+    alpha = alpha_for(list_of(paths, ())) if data.alpha == AUTO else data.alpha
     sheets = transform_sheets(paths, calls, num_draws=num_draws, seed=seed, alpha=alpha)
     notes = (
         f"{call} is left out: it mixes images with each other, name a second one"

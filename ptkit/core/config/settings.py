@@ -110,7 +110,8 @@ class DataSettings:
     )
     alpha: str = setting(
         "auto",
-        "What becomes of transparency; auto drops it, or does as weights have it.",
+        "What becomes of transparency; auto does as weights have it, or drops it unless images show"
+        " nothing without it.",
         flag="--alpha",
         choices=("auto", *ALPHA),
     )

@@ -52,6 +52,9 @@ def check_setup(setup: Setup) -> None:
         raise refused("torch.compile", "--set train.compile=false")
     if training.dtype is torch.float16:
         raise refused("fp16 with its loss scaling", "--precision fp32 or bf16")
+    # Where the images themselves decided it.
+    if data.settings.alpha == "white":
+        raise refused("images on white", "--alpha drop")
     if data.skipped:
         raise refused("images that are skipped", "take them out of the lists")
     main = next(iter(METRICS[training.loss.task.kind]))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ptkit.core.config.settings import DataSettings, TrainSettings
+from ptkit.core.config.settings import AUTO, DataSettings, TrainSettings
 from ptkit.core.counting import Counting
 from ptkit.core.data.fingerprints import Hashes
 from ptkit.core.data.keyed import Sampling
@@ -27,6 +27,7 @@ from ptkit.core.data.transforms.completion import (
 )
 from ptkit.core.data.transforms.eval_lists import has_own_code, without_randomness
 from ptkit.core.data.transforms.pipeline import Pipeline
+from ptkit.core.data.transparency import alpha_for
 from ptkit.core.distributed import first_of_machine, from_main
 from ptkit.core.errors import UsageError
 from ptkit.core.models.weights import Weights
@@ -119,10 +120,11 @@ def prepare_data(
     """
     train_list, valid_list = read_lists(data)
     size = data.size or (start.size if start else None) or choose_size(train_list)
-    data = _with_geometry(replace(data, size=size), size, start)
+    is_asked, alpha = data.alpha != AUTO, _alpha_of(data, start, train_list)
+    data = _with_geometry(replace(data, size=size, alpha=alpha), size, start)
     train_calls = _training_calls(data, size, start)
     # Drafts, without Normalize: decoding needs pipelines, and measuring needs decoded images.
-    planned = functools.partial(_pipeline, size=size, fit=data.fit, alpha=_alpha_of(data, start))
+    planned = functools.partial(_pipeline, size=size, fit=data.fit, alpha=alpha)
     train_draft = planned(train_calls)
     eval_calls = _evaluation_calls(data, size, train_draft.calls, train_list)
     lists, drafts = (train_list, valid_list), (train_draft, planned(eval_calls))
@@ -156,6 +158,7 @@ def prepare_data(
         odd=odd_of(train, valid),
         notes=(
             data_note(train, valid, train_pipeline, data=data, sides=sides),
+            *_alpha_notes(alpha, start, is_asked=is_asked),
             f"augment: {joined(train_calls) or 'none'}; normalised with {origin}",
             f"evaluated with: {joined(eval_calls)}",
         ),
@@ -242,11 +245,20 @@ def _pipeline(
     return Pipeline.of(complete(calls, size=size, fit=fit, **scale), alpha=alpha)
 
 
-def _alpha_of(data: DataSettings, start: Weights | None) -> str:
-    """Return what becomes of transparency, see `images.read`."""
-    if data.alpha != "auto":
+def _alpha_of(data: DataSettings, start: Weights | None, images: ImageList) -> str:
+    """Return what becomes of transparency, see `images.read`: what is asked for, what the weights
+    were trained with, or what suits the images.
+    """
+    if data.alpha != AUTO:
         return data.alpha
-    return start.alpha if start else "drop"
+    return start.alpha if start and start.checkpoint is not None else alpha_for(images)
+
+
+def _alpha_notes(alpha: str, start: Weights | None, *, is_asked: bool) -> tuple[str, ...]:
+    """Say why images are put on white, where the images themselves decided it."""
+    if alpha == "drop" or is_asked or (start and start.checkpoint is not None):
+        return ()
+    return ("alpha: white, as without their transparency the images are of one colour",)
 
 
 def _has(calls: tuple[Call, ...], name: str) -> bool:

@@ -131,7 +131,14 @@ def _checked(
         if is_asked is None and count > MAX_CHECKED:
             command = f"ptkit report {shlex.quote(name)} --check"
             return Missing(f"{count:,} images take their time: `{command}` looks at them")
-        return check_up(files, root=root, classes=classes, workers=workers, counting=counting)
+        return check_up(
+            files,
+            root=root,
+            classes=classes,
+            alpha=data.alpha,
+            workers=workers,
+            counting=counting,
+        )
     except PtkitError as error:
         return Missing(reason_of(error))
 

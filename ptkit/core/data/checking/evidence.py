@@ -110,10 +110,14 @@ class Found:
 
 
 def gather(
-    listing: Listing, *, workers: int = 0, on_images: Callable[[int], None] | None = None
+    listing: Listing,
+    *,
+    alpha: str = "drop",
+    workers: int = 0,
+    on_images: Callable[[int], None] | None = None,
 ) -> Evidence:
-    """Decode every image once and find those that look alike."""
-    properties = measure(listing.paths, workers=workers, on_images=on_images)
+    """Decode every image once and find those that look alike. alpha: see `images.read`."""
+    properties = measure(listing.paths, alpha=alpha, workers=workers, on_images=on_images)
     exact = exact_duplicates(properties)
     near = near_duplicates(properties, listing.labels)
     is_ignored = np.zeros(len(listing), bool)

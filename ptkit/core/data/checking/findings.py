@@ -33,6 +33,7 @@ RULES = (
     Rule("constant", FAIL, DELETE, quality.constant),
     Rule("leak", FAIL, DELETE, copies.leaks),
     Rule("duplicate", INFO, DELETE, copies.duplicates),
+    Rule("transparent", FAIL, FIX, quality.transparent),
     Rule("label-conflict", FAIL, FIX, copies.label_conflicts),
     Rule("unseen-label", FAIL, FIX, classes.unseen_labels, needs_classes=True),
     Rule("exif-rotation", WARN, FIX, quality.turned),

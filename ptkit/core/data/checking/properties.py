@@ -14,6 +14,7 @@ from ptkit.core.data.images import Pixels, cv2, is_upright
 from ptkit.core.data.lists import list_of
 from ptkit.core.data.loading.decoding import decoded_image, in_threads
 from ptkit.core.data.loading.reading import PendingFiles, checked
+from ptkit.core.data.transparency import is_hidden, is_of_one_colour
 from ptkit.core.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WebP", "TIFF", "AVIF", "HEIC")
@@ -28,6 +29,7 @@ _CHUNK = 128
 # green and blue, 0..1. contrast: standard deviation of the grey image, 0..1. detail: that of its
 # Laplacian, divided by the contrast. height, width: as shown. format: index into FORMATS.
 # is_turned: whether EXIF turns the stored pixels. is_constant: whether all pixels are equal.
+# is_hidden: whether they are so without transparency alone, which has what the image shows.
 _ROW = np.dtype(
     [
         ("is_readable", np.bool_),
@@ -42,6 +44,7 @@ _ROW = np.dtype(
         ("format", np.uint8),
         ("is_turned", np.bool_),
         ("is_constant", np.bool_),
+        ("is_hidden", np.bool_),
     ]
 )
 
@@ -66,12 +69,14 @@ class Properties:
 def measure(
     paths: Sequence[str],
     *,
+    alpha: str = "drop",
     workers: int = 0,
     on_images: Callable[[int], None] | None = None,
 ) -> Properties:
     """Decode each image once, in threads, and return what it tells: 1.1 kB an image.
 
-    workers: threads, 0 for all cores. on_images: called with how many more are done.
+    alpha: see `images.read`. workers: threads, 0 for all cores. on_images: called with how many
+    more are done.
 
     Raises:
         StorageError: the disk failed three times.
@@ -86,7 +91,7 @@ def measure(
         with capturing_stderr:
             for index, content in zip(indices, contents, strict=True):
                 try:
-                    pixels = decoded_image(images, index, content)
+                    pixels = decoded_image(images, index, content, alpha=alpha)
                 # Not StorageError: a disk that fails says nothing about an image.
                 except DataError as error:
                     errors[index] = str(error)
@@ -115,6 +120,7 @@ def _measured(data: bytes, pixels: Pixels) -> tuple[object, ...]:
     edges = cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_32F))[1].item()
     kind = sniff(data)
     is_turned = kind == "JPEG" and jpeg_has_metadata(data) and not is_upright(data)
+    is_constant = contrast < 1 and is_of_one_colour(pixels)
     return (
         thumbnail,
         np.divide(cv2.mean(small)[:3], 255),
@@ -125,5 +131,6 @@ def _measured(data: bytes, pixels: Pixels) -> tuple[object, ...]:
         len(data),
         FORMATS.index(kind),
         is_turned,
-        contrast < 1 and bool((pixels == pixels[0, 0]).all()),
+        is_constant,
+        is_constant and is_hidden(data, pixels),
     )

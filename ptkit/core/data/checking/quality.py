@@ -27,7 +27,17 @@ def unreadable(evidence: Evidence) -> Found | None:
 
 def constant(evidence: Evidence) -> Found | None:
     """Find images of one colour."""
-    return _those(evidence, "of one colour", evidence["is_constant"])
+    is_constant = evidence["is_constant"] & ~evidence["is_hidden"]
+    return _those(evidence, "of one colour", is_constant)
+
+
+def transparent(evidence: Evidence) -> Found | None:
+    """Find images that show nothing without their transparency, which is dropped."""
+    return _those(
+        evidence,
+        "of one colour without transparency, which is dropped: train with --alpha white",
+        evidence["is_hidden"],
+    )
 
 
 def turned(evidence: Evidence) -> Found | None:

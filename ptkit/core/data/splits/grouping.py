@@ -75,8 +75,11 @@ def _near_pairs(scan: Scan) -> list[list[int]]:
 
     from ptkit.core.data.checking import duplicates
     from ptkit.core.data.checking.properties import measure
+    from ptkit.core.data.lists import list_of
+    from ptkit.core.data.transparency import alpha_for
 
-    found = duplicates.near_duplicates(measure(scan.paths), np.array(scan.labels))
+    alpha = alpha_for(list_of(scan.paths, ()))
+    found = duplicates.near_duplicates(measure(scan.paths, alpha=alpha), np.array(scan.labels))
     pairs: list[list[int]] = np.stack([found.first, found.second], axis=1).tolist()
     return pairs
 

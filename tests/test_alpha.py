@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -242,13 +243,21 @@ def test_statistics_of_images_of_one_colour_say_what_may_be_wrong(icons):
     assert not CliRunner().invoke(app, ["normstats", "train.txt", "--alpha", "white"]).stderr
 
 
-def test_near_duplicates_among_icons_are_those_that_look_alike(icons):
-    done = CliRunner().invoke(
-        app, ["split", "icons", "--ratio", "2:1", "--near-duplicates", "--out", "again"]
-    )
-    # Without transparency all would look alike, and be in one group.
-    assert done.exit_code == 0, done.stderr
-    assert len(read_list(icons / "again/valid.txt")) >= 4
+def test_near_duplicates_among_icons_stay_on_one_side(icons):
+    icon = Image.open("icons/square/0.png")
+    copies = {f"copy{level}.png" for level in range(6)}
+    for level, name in enumerate(sorted(copies)):
+        icon.save(f"icons/square/{name}", compress_level=level)
+    flags = ["--ratio", "1:1", "--near-duplicates", "--out", "again"]
+    assert CliRunner().invoke(app, ["split", "icons", *flags]).exit_code == 0
+    valid = read_list(icons / "again/valid.txt")
+    names = {Path(valid.image_path(row)).name for row in range(len(valid))}
+    assert names & copies in (set(), copies)
+
+
+def test_a_review_of_labels_sees_images_as_the_run_did(icons):
+    done = CliRunner().invoke(app, ["check", "--run", "runs/1", "--alpha", "white"])
+    assert (done.exit_code, "leave --alpha out" in done.stderr) == (2, True)
 
 
 def test_resuming_keeps_what_the_weights_were_trained_with(icons):

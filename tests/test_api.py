@@ -24,6 +24,7 @@ from ptkit.api.paths import StrPath
 from ptkit.commands.app import COMMANDS, app
 from ptkit.core.config import settings
 from ptkit.core.errors import PtkitError, UsageError
+from ptkit.core.machine import num_cores
 
 QUIET_RUN = {"epochs": 1, "batch_size": 16, "tensorboard": False, "pictures": False,
              "log_layers": False}  # fmt: skip
@@ -168,13 +169,23 @@ def test_split_counts_images_and_keeps_the_command_line(here: Path) -> None:
     assert record["command"] == "ptkit split images --ratio 1:1 --seed 3 --out lists"
 
 
+def test_what_a_run_sets_in_torch_is_for_the_run(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # With it the threads are the user's.
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before, others = torch.get_num_threads(), num_cores() + 1
+    torch.set_num_threads(others)
+    try:
+        ptkit.train(**QUIET_RUN, model="lenet")
+        ptkit.eject("script.py", **QUIET_RUN, model="lenet")
+        assert torch.get_num_threads() == others
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_train_in_python_and_on_the_command_line_make_the_same_settings(here: Path) -> None:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(threads + 1)
     ptkit.train(**QUIET_RUN, model="lenet", lr=0.05, transforms=["RandomCrop(16, padding=1)"])
-    # What a run sets in torch is for the run.
-    assert torch.get_num_threads() == threads + 1
-    torch.set_num_threads(threads)
     line = "--epochs 1 --batch-size 16 --model lenet --lr 0.05 --set log.tensorboard=false"
     arguments = ["train", *line.split(), "--set", "log.pictures=false", "--set", "log.layers=false"]
     done = CliRunner().invoke(app, [*arguments, "--transform", "RandomCrop(16, padding=1)"])

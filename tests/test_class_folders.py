@@ -82,3 +82,9 @@ def test_numbers_that_are_no_pixels_are_not_written(tmp_path):
     floats = Image.fromarray(np.array([[0.5, 2.0]], np.float32))
     with pytest.raises(DataError, match="image a of x cannot be written: its pixels are numbers"):
         write_parts([Part("", 1, [SetImage("x", "a", floats)])], tmp_path, counting)
+
+
+def test_whole_numbers_of_8_bits_stay_what_they_are(tmp_path):
+    image = Image.fromarray(np.array([[0, 200]], np.int32))
+    write_parts([Part("", 1, [SetImage("x", "a", image)])], tmp_path, counting)
+    assert read(tmp_path / "x" / "a.png").tolist() == [[[0] * 3, [200] * 3]]

@@ -237,9 +237,9 @@ def test_a_run_leaves_torchs_settings_as_they_were():
         torch.set_num_threads(before[0] + 1)
         torch.set_float32_matmul_precision("medium")
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.backends.cudnn.benchmark = not before[3]
-        torch.backends.cudnn.deterministic = not before[4]
-        torch.utils.deterministic.fill_uninitialized_memory = not before[5]
+        torch.backends.cudnn.benchmark = not before[4]
+        torch.backends.cudnn.deterministic = not before[5]
+        torch.utils.deterministic.fill_uninitialized_memory = not before[6]
         raise KeyboardInterrupt
 
     def found():
@@ -247,6 +247,7 @@ def test_a_run_leaves_torchs_settings_as_they_were():
             torch.get_num_threads(),
             torch.get_float32_matmul_precision(),
             torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
             torch.backends.cudnn.benchmark,
             torch.backends.cudnn.deterministic,
             torch.utils.deterministic.fill_uninitialized_memory,

@@ -396,7 +396,7 @@ def test_the_batch_size_is_measured_once_for_all(folder: Path) -> None:
     assert f"batch_size = {found[1]}" in (folder / "runs/measured/config.toml").read_text()
 
 
-def test_processes_leave_as_often_as_they_join(folder: Path) -> None:
+def test_no_process_waits_for_ever_to_leave(folder: Path) -> None:
     # The last exchange leaves tensors to a thread of gloo.
     code = """
 from ptkit.core.distributed import from_main, joined

@@ -18,6 +18,7 @@ from ptkit.core.errors import PtkitError, UsageError
 from ptkit.core.training.observers import Unwatched
 from ptkit.core.training.session import run
 from ptkit.core.training.setup import prepare
+from ptkit.core.training.usual import finetuning_rate
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
@@ -240,10 +241,17 @@ def test_a_rate_goes_with_its_optimizer_and_stays_with_other_arguments_of_the_sa
             {"scheduler.call": "OneCycleLR(pct_start=0.2, max_lr=[0.5, 1])"},
             {"optimizer": "SGD(lr=0.1)"},
             None,
-            "OneCycleLR(pct_start=0.2,)",
+            "OneCycleLR(pct_start=0.2)",
         ),
         (
             {"scheduler.call": "OneCycleLR(0.5, pct_start=0.2)"},
+            {"lr": 0.1},
+            0.1,
+            "OneCycleLR(pct_start=0.2)",
+        ),
+        ({"scheduler.call": "OneCycleLR(0.5, 60)"}, {"lr": 0.1}, 0.1, "OneCycleLR(total_steps=60)"),
+        (
+            {"scheduler.call": "OneCycleLR(max_lr=[0.1, 0.5] , pct_start=0.2)"},
             {"lr": 0.1},
             0.1,
             "OneCycleLR(pct_start=0.2)",
@@ -273,6 +281,36 @@ def test_a_rate_in_a_schedule_and_one_beside_it_replace_each_other(
         base.setdefault(section, {})[key] = value
     settings = gather(given, base=base)
     assert (settings.optimizer.lr, settings.scheduler.call) == (rate, schedule)
+
+
+def test_a_rate_given_twice_in_one_breath_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"the rate is given twice: OneCycleLR\(0.5\) has max_lr"):
+        gather({"lr": 0.1, "scheduler": "OneCycleLR(0.5)"})
+
+
+def test_the_scale_of_a_rate_goes_with_it_and_not_to_a_max_lr() -> None:
+    scaled = {"optimizer": {"lr": 0.1, "lr_per": 256}}
+    assert gather({"scheduler": "OneCycleLR(max_lr=0.5)"}, base=scaled).optimizer.lr_per is None
+    ran = {"optimizer": {"lr": 0.5}, "scheduler": {"call": "OneCycleLR(max_lr=0.5)"},
+           "train": {"batch_size": 64}}  # fmt: skip
+    assert gather({"batch_size": "auto"}, base=ran).optimizer.lr_per is None
+
+
+@pytest.mark.parametrize(
+    ("sections", "rate"),
+    [
+        ({"optimizer": {"lr": 0.1}}, 0.01),
+        ({"optimizer": {"call": "SGD(lr=0.1)"}}, 0.01),
+        ({"scheduler": {"call": "OneCycleLR(max_lr=0.3)"}}, 0.03),
+        ({}, None),
+    ],
+)
+def test_a_rate_from_scratch_is_a_tenth_for_trained_weights(
+    sections: dict[str, Any], rate: float | None
+) -> None:
+    assert finetuning_rate(resolve(sections | {"model": {"call": "resnet8()"}})) == rate
+    assert finetuning_rate(resolve(sections)) is None
+    assert finetuning_rate(resolve(sections | {"model": {"weights": "resnet18"}})) is None
 
 
 def test_groups_and_names_of_layers_go_with_their_model() -> None:

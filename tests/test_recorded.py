@@ -406,9 +406,9 @@ def test_dead_units_explain_no_rate_that_is_too_low(tmp_path):
     ("call", "advised"),
     [
         ("OneCycleLR(max_lr=0.3, pct_start=0.2)", "OneCycleLR(max_lr=0.03, pct_start=0.2)"),
-        ("OneCycleLR(0.3, pct_start=0.2)", "OneCycleLR(0.03, pct_start=0.2)"),
+        ("OneCycleLR(0.3, pct_start=0.2)", "OneCycleLR(max_lr=0.03, pct_start=0.2)"),
         ("OneCycleLR(max_lr=[0.3, 0.6])", "OneCycleLR(max_lr=[0.03, 0.06])"),
-        ("OneCycleLR(max_lr=(0.3, 1e-4))", "OneCycleLR(max_lr=(0.03, 1e-05))"),
+        ("OneCycleLR(max_lr=(0.3, 1e-4))", "OneCycleLR(max_lr=[0.03, 1e-05])"),
         ("OneCycleLR(pct_start=0.2)", None),
         ("CosineAnnealingLR()", None),
     ],

@@ -531,6 +531,8 @@ def test_a_warmup_above_one_is_a_number_of_steps_and_at_most_half_the_run(warmup
     [
         ("OneCycleLR(max_lr=0.5)", None, 0.5),
         ("OneCycleLR(0.5)", 0.5, 0.5),
+        # What a file has beside it.
+        ("OneCycleLR(0.5)", 0.2, 0.5),
         ("OneCycleLR(max_lr=[0.1, 0.5])", None, 0.5),
         ("OneCycleLR()", 0.2, 0.2),
         ("StepLR(3)", None, None),
@@ -543,9 +545,6 @@ def test_a_run_has_the_rate_that_its_schedule_names(
     assert with_max_lr(SchedulerSettings(call=call), lr=lr, is_scaled=False) == rate
 
 
-def test_a_rate_beside_that_of_the_schedule_is_refused() -> None:
-    asked = SchedulerSettings(call="OneCycleLR(max_lr=0.5)")
-    with pytest.raises(UsageError, match=r"given twice: here and by --lr \(optimizer.lr\), 0.1"):
-        with_max_lr(asked, lr=0.1, is_scaled=False)
+def test_a_rate_of_the_schedule_is_not_scaled() -> None:
     with pytest.raises(UsageError, match="give it as --lr"):
-        with_max_lr(asked, lr=0.5, is_scaled=True)
+        with_max_lr(SchedulerSettings(call="OneCycleLR(max_lr=0.5)"), lr=0.5, is_scaled=True)

@@ -8,6 +8,7 @@ run, in its process. Figures: images per second of training. `recorded`: the fig
 epoch with what was written after it.
 """
 
+import gc
 import sys
 import tempfile
 import time
@@ -28,6 +29,7 @@ from ptkit.core.config.settings import Settings  # noqa: E402
 from ptkit.core.device import choose_device, choose_dtype  # noqa: E402
 from ptkit.core.training import session  # noqa: E402
 from ptkit.core.training.run_place import Place  # noqa: E402
+from ptkit.core.training.writer import Writer  # noqa: E402
 
 CALLS = {
     "lenet": "lenet()",
@@ -112,6 +114,9 @@ class Screen(TrainingScreen):
 
     def run_alone(self) -> float:
         self.alone = self.alone or self.make()
+        # What is still written of the epoch before would take a core from the model.
+        for writer in (found for found in gc.get_objects() if isinstance(found, Writer)):
+            writer.wait()
         return self.alone(self.num_steps)
 
 

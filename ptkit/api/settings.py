@@ -63,7 +63,7 @@ def asked_finetuning(
     layers: Layers,
 ) -> "Iterator[tuple[Settings, Place]]":
     """Yield the settings of a run that starts from old weights, and its place."""
-    from ptkit.core.config.layers import read_recipe
+    from ptkit.core.config.layers import read_recipe, resolve
     from ptkit.core.models.locate import model_of
     from ptkit.core.parts.trust import gather_trusted
     from ptkit.core.training.usual import finetuning_rate
@@ -76,12 +76,16 @@ def asked_finetuning(
         instead: dict[str, dict[str, Any]] = {}
         if weights is not None and recipe is not None:
             instead["model"] = {"call": model_of(given["weights"])}
-        if rate := None if recipe is None else finetuning_rate(read_recipe(recipe)):
-            instead["optimizer"] = {"lr": rate}
+        rate = None
+        if recipe is not None:
+            asked = resolve(read_recipe(recipe))
+            rate = finetuning_rate(asked)
+        if rate is not None:
+            instead["optimizer"] = {"lr": rate, "lr_per": asked.optimizer.lr_per}
         found = gather_trusted(
             given, base={"optimizer": {"head_lr": 10.0}}, instead=instead, **layers
         )
-        if rate is not None and found.optimizer.lr == rate:
+        if rate is not None and found.optimizer.lr == rate != given.get("lr"):
             watch.say(
                 f"lr {rate:g}: a tenth of that of {recipe}, a recipe for training from scratch"
             )

@@ -84,7 +84,7 @@ def normstats(
     if measured.skipped:
         result["skipped"] = list(measured.skipped)
     if measured.whitening is not None and measured.whitening_file is not None:
-        flags = _as_measured(list_file, root=root)
+        flags = _as_measured(list_file, root=root, on_bad=on_bad)
         _say_whitening(printer, measured.whitening, measured.whitening_file, flags=flags)
         result |= {
             "whitening": str(measured.whitening_file),
@@ -95,19 +95,20 @@ def normstats(
     end_without(measured.skipped)
 
 
-def _as_measured(list_file: Path, *, root: Path | None) -> str:
+def _as_measured(list_file: Path, *, root: Path | None, on_bad: str) -> str:
     """Return the flags with which `ptkit train` has the images that were measured."""
     from ptkit.core.config.settings import DataSettings
 
     own = None if list_file == Path(DataSettings().train) else list_file
-    named = {"--train": own, "--root": root}
+    skips = "data.on_bad=skip" if on_bad == "skip" else None
+    named = {"--train": own, "--root": root, "--set": skips}
     return "".join(f" {flag} {shlex.quote(str(v))}" for flag, v in named.items() if v is not None)
 
 
 def _say_whitening(printer: Printer, whitening: "Whitening", file: Path, *, flags: str) -> None:
     """Print the call, what it was computed from, and how to train with it.
 
-    flags: of the images.
+    flags: of the command, for these images.
     """
     from ptkit.core.data.transforms.covariance import EPSILON
 

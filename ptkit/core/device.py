@@ -91,7 +91,9 @@ def prepare_device(device: torch.device, *, deterministic: bool) -> int:
 
 @contextmanager
 def leaving_torch_as_it_was() -> Iterator[None]:
-    """Take back, after a block or function, what `prepare_device` sets for the whole process."""
+    """Restore, after a block or function, torch's settings for the whole process that
+    `prepare_device` changes.
+    """
     cudnn, fills = torch.backends.cudnn, torch.utils.deterministic
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     is_deterministic = torch.are_deterministic_algorithms_enabled()

@@ -35,7 +35,7 @@ _blocks = itertools.count()
 # How long a rank that fails waits for the first one to say the same.
 _TELLING_S = 2.0
 _SAID, _CLAIMED = "said", "claimed"
-# In which gloo's threads let go of what they have sent.
+# The time for gloo's threads to let go of the tensors that they have sent.
 _LETTING_GO_S = 0.1
 # What NCCL and its watchdog say of a connection to another process.
 _LOST_TO_NCCL = ("remote", "aborted", "timed out", "timeout", "closed", "reset by peer")

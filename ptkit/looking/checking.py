@@ -122,10 +122,18 @@ def check_up(
         folder if folder.is_dir() else folder.parent, {rule.name for rule in RULES}
     )
     if alpha == AUTO:
-        alpha = alpha_for(list_of(listing.paths, ()))
+        alpha = alpha_for(list_of(_trained_on(listing), ()))
     with counting("checking", len(listing)) as on_images:
         evidence = gather(listing, alpha=alpha, workers=workers, on_images=on_images)
     return CheckUp(evidence, apply_rules(evidence, entries), alpha)
+
+
+def _trained_on(listing: Listing) -> Sequence[str]:
+    """Return the paths of the training part; of all parts where there is none."""
+    if listing.training is None:
+        return listing.paths
+    is_own = (listing.parts == listing.training).tolist()
+    return [path for path, own in zip(listing.paths, is_own, strict=True) if own]
 
 
 def list_images(

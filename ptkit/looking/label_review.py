@@ -35,7 +35,7 @@ class LabelReview:
     the area under the margin: the mean over the epochs of the output of the image's class minus the
     largest other output, while it was trained on (Pleiss et al. 2020, section 3.1). suggested: (n,)
     the most probable other class, by the run's best weights. num_negative: of all images, how many
-    have a margin below 0.
+    have a margin below 0. alpha: how the run read them.
     """
 
     images: ImageList
@@ -43,6 +43,7 @@ class LabelReview:
     margins: npt.NDArray[np.float64]
     suggested: npt.NDArray[np.int64]
     num_negative: int
+    alpha: str = "drop"
 
     @property
     def doubts(self) -> list[str]:
@@ -111,7 +112,9 @@ def review_labels(
         values = found.values.copy()
         values[np.arange(len(worst)), suspects.labels] = -np.inf
         suggested = values.argmax(axis=1)
-    return LabelReview(images, worst, margins[worst], suggested, len(negative))
+    return LabelReview(
+        images, worst, margins[worst], suggested, len(negative), subject.weights.alpha
+    )
 
 
 def draw_review(review: LabelReview, pictures: PictureFolder, *, num_images: int = 24) -> None:
@@ -129,7 +132,7 @@ def draw_review(review: LabelReview, pictures: PictureFolder, *, num_images: int
     ]
     count = f"{len(shown):,} of {review.num_negative:,} images with a margin below 0"
     figure = contact_sheet(
-        _pixels(review.images, review.rows[:num_images].tolist()),
+        _pixels(review.images, review.rows[:num_images].tolist(), review.alpha),
         captions,
         title=f"Which labels are suspect? {count}",
         notes=["Margin: its class minus the best other one, mean over the epochs."],
@@ -165,5 +168,5 @@ def write_relabelling(review: LabelReview, file: Path) -> bool:
     return True
 
 
-def _pixels(images: ImageList, rows: Sequence[int]) -> list[np.ndarray]:
-    return [decoder.read(images.image_path(row)) for row in rows]
+def _pixels(images: ImageList, rows: Sequence[int], alpha: str) -> list[np.ndarray]:
+    return [decoder.read(images.image_path(row), alpha=alpha) for row in rows]

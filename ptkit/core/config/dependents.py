@@ -4,8 +4,10 @@ A recipe's learning rate is that of its optimizer, its groups name layers of its
 have the size of its images. Layers: layers.py.
 """
 
+import ast
 import re
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any
 
 from ptkit.core.config.settings import AUTO, FIELDS
@@ -25,13 +27,12 @@ _DEPENDENTS = {
 }
 # A rate in a call, with the comma after it.
 _RATE = re.compile(r"(?<=[(,])\s*lr\s*=\s*[^,()]+,?\s*")
-# The largest rate of OneCycleLR, by name or as its first argument: a number, or one for each group.
-MAX_LR = re.compile(
-    r"((?<=[(,])\s*max_lr\s*=\s*|(?<=^OneCycleLR\()\s*(?=[\d.(\[]))"
-    r"(\[[^]]*\]|\([^)]*\)|[^,()]+)"
-)
-# The same with the comma after it; not where others that have no name would take its place.
-_MAX_LR_ALONE = re.compile(MAX_LR.pattern + r"(?:,\s*(?=[a-z])|(?=\)))")
+# What OneCycleLR takes without a name, in torch's order.
+_ONE_CYCLE = (
+    "max_lr", "total_steps", "epochs", "steps_per_epoch", "pct_start", "anneal_strategy",
+    "cycle_momentum", "base_momentum", "max_momentum", "div_factor", "final_div_factor",
+    "three_phase",
+)  # fmt: skip
 # What a model has of the size of its images, where a run has written it out or a recipe names it.
 _FROM_SIZE = re.compile(
     r"(?<=[(,])\s*(?:size|image_size|input_size|stem)\s*=\s*(?:\([^()]*\)|[^,()]+),?\s*"
@@ -62,33 +63,53 @@ def freed(before: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]
     if given.get("train.batch_size") == AUTO and _rate_stays(before, changes.keys() | given.keys()):
         # It is for the images of a step that had the batch size which goes.
         old = before.get("train.batch_size", USUAL_BATCH_SIZE)
-        if isinstance(old, int) and before.get("optimizer.lr_per") is None:
+        # A max_lr stays what it is.
+        is_scaled = not has_max_lr({**before, **changes, **given}.get("scheduler.call"))
+        if is_scaled and isinstance(old, int) and before.get("optimizer.lr_per") is None:
             changes["optimizer.lr_per"] = old * before.get("train.accumulate", 1)
     return changes
 
 
 def _with_one_rate(before: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what becomes of the rates of earlier layers where these give one, in the call of the
-    optimizer, beside it or in that of OneCycleLR, or another optimizer.
+    """Return what becomes of the rates of earlier layers where a new one gives a rate, or another
+    optimizer: a rate is in the call of the optimizer, beside it, or in that of OneCycleLR.
     """
     optimizer, schedule = "optimizer.call", "scheduler.call"
     changes: dict[str, Any] = {}
     is_in_call = _has_rate(given.get(optimizer)) or has_max_lr(given.get(schedule))
     if is_in_call:
-        changes["optimizer.lr"] = None
+        changes |= {"optimizer.lr": None, "optimizer.lr_per": None}
     is_other = optimizer in given and _is_other_part(before.get(optimizer), given[optimizer])
     if not (is_in_call or is_other or "optimizer.lr" in given):
         return changes
     if _has_rate(before.get(optimizer)):
         changes[optimizer] = _RATE.sub("", before[optimizer])
-    if has_max_lr(before.get(schedule)):
-        changes[schedule] = _MAX_LR_ALONE.sub("", before[schedule])
+    if (found := one_cycle(before.get(schedule))) is not None:
+        changes[schedule] = one_cycle_text({k: v for k, v in found.items() if k != "max_lr"})
     return changes
 
 
 def has_max_lr(call: str | None) -> bool:
     """Say whether a schedule's call gives the run its rate, as `OneCycleLR(max_lr=0.1)` does."""
-    return call is not None and call.startswith("OneCycleLR") and MAX_LR.search(call) is not None
+    return one_cycle(call) is not None
+
+
+def one_cycle(call: str | None) -> dict[str, Any] | None:
+    """Return the arguments of OneCycleLR by name, where it has a max_lr; None for another call."""
+    # What cannot be read is refused where it is used.
+    with suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+        tree = ast.parse((call or "").strip(), mode="eval").body
+        if isinstance(tree, ast.Call) and ast.unparse(tree.func) == "OneCycleLR":
+            unnamed = zip(_ONE_CYCLE, tree.args, strict=False)
+            nodes = dict(unnamed) | {each.arg or "": each.value for each in tree.keywords}
+            found = {name: ast.literal_eval(node) for name, node in nodes.items()}
+            return found if found.get("max_lr") is not None else None
+    return None
+
+
+def one_cycle_text(arguments: Mapping[str, Any]) -> str:
+    """Return the call of OneCycleLR with such arguments."""
+    return f"OneCycleLR({', '.join(f'{name}={value!r}' for name, value in arguments.items())})"
 
 
 def _without_own_size(before: Mapping[str, Any]) -> dict[str, Any]:

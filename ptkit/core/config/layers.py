@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ptkit.core.config.dependents import freed
+from ptkit.core.config.dependents import freed, has_max_lr
 from ptkit.core.config.fields import Form, Limits
 from ptkit.core.config.settings import AUTO, FIELDS, KEYWORDS, Auto, Settings, keyword_of
 from ptkit.core.errors import UsageError
@@ -43,11 +43,16 @@ def gather(
 ) -> Settings:
     """Return the settings of a run: defaults < base < recipe or resumed run < config < keywords.
 
-    instead: what stands in for settings of the recipe.
+    instead: a layer over the recipe, also where there is none.
 
     Raises:
-        UsageError: a bad setting, or a TOML file that cannot be read.
+        UsageError: a bad setting, a rate that is given twice, or a TOML file that cannot be read.
     """
+    if keywords.get("lr") is not None and has_max_lr(keywords.get("scheduler")):
+        raise UsageError(
+            f"the rate is given twice: {keywords['scheduler']} has max_lr, and --lr (optimizer.lr)"
+            f" is {keywords['lr']:g}: leave one out"
+        )
     return resolve(
         base or {},
         {} if recipe is None else read_recipe(recipe),

@@ -110,8 +110,8 @@ class DataSettings:
     )
     alpha: str = setting(
         "auto",
-        "What becomes of transparency; auto does as weights have it, or drops it unless images show"
-        " nothing without it.",
+        "What becomes of transparency; auto does as a checkpoint has it; otherwise it drops it, or"
+        " puts images on white that show nothing without it.",
         flag="--alpha",
         choices=("auto", *ALPHA),
     )

@@ -1,26 +1,22 @@
 """Where a command says a rate: `ptkit diagnose` and the verdicts at the end of a run share it."""
 
-import re
 import shlex
 
-from ptkit.core.config.dependents import MAX_LR, has_max_lr
-
-_NUMBER = re.compile(r"[\d.]+(?:[eE][-+]?\d+)?")
+from ptkit.core.config.dependents import one_cycle, one_cycle_text
 
 
 def rate_flag(lr: float, schedule: str | None, *, factor: float, digits: int = 3) -> str:
     """Return the flag for so many times the rate of a run, to so many digits.
 
-    schedule: the run's call; of OneCycleLR with a max_lr that is changed.
+    schedule: the run's call; for OneCycleLR(max_lr=...) the flag changes max_lr.
     """
 
-    def scaled(rate: float) -> str:
-        return f"{float(f'{factor * rate:.{digits}g}'):.3g}"
+    def scaled(rate: float) -> float:
+        return float(f"{factor * rate:.{digits}g}")
 
-    def in_call(found: re.Match[str]) -> str:
-        rates = _NUMBER.sub(lambda number: scaled(float(number[0])), found[2])
-        return found[1] + rates
-
-    if schedule and has_max_lr(schedule):
-        return f"--scheduler {shlex.quote(MAX_LR.sub(in_call, schedule, count=1))}"
-    return f"--lr {scaled(lr)}"
+    if (found := one_cycle(schedule)) is None:
+        return f"--lr {scaled(lr):.3g}"
+    rates: float | list[float] | tuple[float, ...] = found["max_lr"]
+    # One for each group.
+    new = [scaled(rate) for rate in rates] if isinstance(rates, list | tuple) else scaled(rates)
+    return f"--scheduler {shlex.quote(one_cycle_text({**found, 'max_lr': new}))}"

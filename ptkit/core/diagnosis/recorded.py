@@ -138,10 +138,11 @@ class Recorded:
 
     def with_groups(self, *lines: str) -> str:
         """Return the command that repeats the run with more parameter groups; "" where the
-        optimizer takes none, or the schedule gives all of them one rate.
+        optimizer takes none, or the schedule says their rates.
         """
-        has_one = has_max_lr(self.settings.scheduler.call) and any("lr=" in line for line in lines)
-        if has_one or (self.settings.optimizer.call or "").startswith("LBFGS"):
+        # A max_lr of several groups has no item for another one.
+        is_fixed = has_max_lr(self.settings.scheduler.call) and any("lr=" in line for line in lines)
+        if is_fixed or (self.settings.optimizer.call or "").startswith("LBFGS"):
             return ""
         # A flag replaces the lines of --config: the run's own come first, and later ones win.
         return self._with_lines("--group", (*self.settings.optimizer.groups, *lines))

@@ -52,7 +52,7 @@ def check_setup(setup: Setup) -> None:
         raise refused("torch.compile", "--set train.compile=false")
     if training.dtype is torch.float16:
         raise refused("fp16 with its loss scaling", "--precision fp32 or bf16")
-    # Where the images themselves decided it.
+    # The weights or the images may have decided it.
     if data.settings.alpha == "white":
         raise refused("images on white", "--alpha drop")
     if data.skipped:
@@ -89,7 +89,9 @@ def _unsuited(settings: Settings) -> Iterator[tuple[str, str]]:
         "train.batch_size=auto": train.batch_size == AUTO,
         "log.wandb": settings.log.wandb,
     }
-    yield from ((name, leave_out) for name, is_set in found.items() if is_set)
+    # Left out it may be white all the same, as suits the images.
+    others = {"data.alpha=white": "--alpha drop"}
+    yield from ((name, others.get(name, leave_out)) for name, is_set in found.items() if is_set)
     if train.method == "probe":
         yield "train.method=probe", "--set train.method=steps"
 

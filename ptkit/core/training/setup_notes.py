@@ -2,6 +2,7 @@
 
 import torch
 
+from ptkit.core.config.dependents import has_max_lr
 from ptkit.core.config.settings import OptimizerSettings, Settings
 from ptkit.core.device import precision_of
 from ptkit.core.parts.calls import parse
@@ -23,8 +24,18 @@ def choices(settings: Settings, training: Training, data: PreparedData, *, place
         f"{how}; loss: {loss.described}; {place}",
         *counting_notes(loss, data.train.images, data.valid.images),
         *notes_of(optimizer.call),
+        *_unused_rate(settings, optimizer),
         *_group_notes(settings.optimizer, optimizer),
     ]
+
+
+def _unused_rate(settings: Settings, optimizer: OptimizerSetup) -> list[str]:
+    """Say that OneCycleLR's max_lr stands in for a rate of a file, or of the optimizer's call."""
+    asked = settings.optimizer
+    lr = parse(asked.call or "none").kwargs.get("lr") if asked.lr is None else asked.lr
+    if lr in (None, optimizer.lr) or not has_max_lr(settings.scheduler.call):
+        return []
+    return [f"lr {lr:g} has no effect beside the max_lr of {settings.scheduler.call}"]
 
 
 def rate_note(asked: OptimizerSettings, training: Training) -> str:

@@ -16,6 +16,7 @@ from ptkit.core.models.packaged_weights import INSTALL, NAMES, is_installed
 from ptkit.core.models.zoo import with_zero_init
 from ptkit.core.parts.calls import parse
 from ptkit.core.sizes import is_small
+from ptkit.core.training.optimization.schedules import with_max_lr
 
 PRETRAINED, SCRATCH = "photos", "photos-scratch"
 # Finetuning moves the body at a tenth of the usual rate, the head (times head_lr) at the usual one.
@@ -58,13 +59,16 @@ def usual_layer(settings: Settings) -> tuple[Layer, str]:
     return layer, f"recipe: {name}, {why}"
 
 
-def finetuning_rate(recipe: Layer) -> float | None:
-    """Return the rate for trained weights with a recipe that is for a model from scratch; None with
-    another one.
+def finetuning_rate(recipe: Settings) -> float | None:
+    """Return the rate for trained weights with a recipe that names a rate and a model to train from
+    scratch; None with another one.
     """
-    rate = recipe.get("optimizer", {}).get("lr")
-    is_from_scratch = "call" in recipe.get("model", {}) and not recipe["model"].get("weights")
-    return FINETUNE_RATE * rate if is_from_scratch and isinstance(rate, int | float) else None
+    call = parse(recipe.optimizer.call or "none")
+    rate = with_max_lr(recipe.scheduler, lr=recipe.optimizer.lr or call.kwargs.get("lr"))
+    if rate is None or recipe.model.call is None or recipe.model.weights is not None:
+        return None
+    # Not 0.010000000000000002.
+    return float(f"{FINETUNE_RATE * rate:.6g}")
 
 
 def with_identity_blocks(settings: Settings) -> Settings:

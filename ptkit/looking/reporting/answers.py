@@ -55,7 +55,8 @@ def images_section(report: Reported) -> Html | Missing:
         return places
     examples = chosen(examples_of(found))
     paths = [places.get(each.path, each.path) for each in examples]
-    uris = thumbnails(paths, budget=_BUDGET)
+    alpha = "white" if report.settings.data.alpha == "white" else "drop"
+    uris = thumbnails(paths, budget=_BUDGET, alpha=alpha)
     names = short_paths([each.path for each in examples])
     figures = [
         _figure(each, name, uri, is_shown=rank < NUM_WORST and not each.is_right)

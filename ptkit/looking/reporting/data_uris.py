@@ -1,6 +1,7 @@
 """Pictures as text inside a page: thumbnails of images, and figures of a run."""
 
 import base64
+import functools
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,12 +21,15 @@ _LARGE, _QUALITY, _MAX_WIDTH = 60_000, 85, 1600
 _KINDS = {".png": "image/png", ".gif": "image/gif"}
 
 
-def thumbnails(paths: Sequence[str], *, budget: int, workers: int = 0) -> list[str | None]:
+def thumbnails(
+    paths: Sequence[str], *, budget: int, alpha: str = "drop", workers: int = 0
+) -> list[str | None]:
     """Return a data URI for each image; None where it cannot be read, and for those after which all
-    URIs together would be longer than `budget` characters.
+    URIs together would be longer than `budget` characters. alpha: see `images.read`.
     """
+    drawn = functools.partial(_thumbnail, alpha=alpha)
     with ThreadPoolExecutor(workers or num_cores(), "ptkit-thumbnails") as pool:
-        return list(_within(pool.map(_thumbnail, paths), budget))
+        return list(_within(pool.map(drawn, paths), budget))
 
 
 def figures(files: Iterable[Path], *, budget: int) -> list[str | None]:
@@ -39,9 +43,9 @@ def _within(uris: Iterable[str | None], budget: int) -> Iterator[str | None]:
         yield uri if budget >= 0 else None
 
 
-def _thumbnail(path: str) -> str | None:
+def _thumbnail(path: str, alpha: str) -> str | None:
     try:
-        pixels = decoder.read(path)
+        pixels = decoder.read(path, alpha=alpha)
     except PtkitError:
         return None
     height, width = pixels.shape[:2]

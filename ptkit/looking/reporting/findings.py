@@ -103,7 +103,7 @@ def _examples(found: CheckUp) -> dict[str, Html]:
         finding.rule.name: finding.found.images[:_NUM_IMAGES] for finding in found.findings.findings
     }
     every = [row for some in rows.values() for row in some]
-    uris = thumbnails([listing.paths[row] for row in every], budget=_BUDGET)
+    uris = thumbnails([listing.paths[row] for row in every], budget=_BUDGET, alpha=found.alpha)
     by_row = dict(zip(every, uris, strict=True))
     return {
         rule: tag("div", *(_image(listing.names[k], by_row[k]) for k in some), class_="gallery")

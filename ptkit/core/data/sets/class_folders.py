@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ptkit.core.counting import Counting
@@ -134,7 +135,12 @@ def _encoded(image: SetImage) -> tuple[bytes, str]:
 
 
 def _as_rgb(content: Image.Image, image: SetImage) -> Image.Image:
-    """Return the pixels that training would see: PNG has no CMYK, no YCbCr and no 32 bits."""
+    """Return the pixels as RGB, as files like these are read: PNG has no CMYK, no YCbCr and no 32
+    bits.
+    """
+    # Numbers of a set's own, not those of a file of 16 bits.
+    if content.format is None and content.mode == "I" and np.asarray(content).max() <= 255:
+        return content.convert("RGB")
     try:
         return Image.fromarray(to_rgb(content))
     except DataError as error:

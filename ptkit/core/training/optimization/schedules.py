@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer, lr_scheduler
 
+from ptkit.core.config.dependents import one_cycle
 from ptkit.core.config.settings import SchedulerSettings
 from ptkit.core.errors import UsageError
 from ptkit.core.parts.argument_rules import ABOVE_0
@@ -242,30 +243,26 @@ def build_schedule(
     )
 
 
-def with_max_lr(asked: SchedulerSettings, *, lr: float | None, is_scaled: bool) -> float | None:
+def with_max_lr(
+    asked: SchedulerSettings, *, lr: float | None, is_scaled: bool = False
+) -> float | None:
     """Return the rate of a run: what OneCycleLR has as max_lr, the largest of several, else `lr`.
 
     is_scaled: the rate is for another batch size.
 
     Raises:
-        UsageError: another rate is given beside it, or it would have to be scaled.
+        UsageError: a max_lr that would have to be scaled.
     """
-    call = parse(asked.call)
-    if call.prefix or call.name != "OneCycleLR":
-        return lr
-    given, spot = call.argument(0, "max_lr"), "max_lr" if "max_lr" in call.spots else 0
+    found = one_cycle(asked.call)
+    given = None if found is None else found["max_lr"]
     rates = given if isinstance(given, list | tuple) else [given]
     # What is no rate is refused where the schedule is built.
     if not rates or not all(map(ABOVE_0.check, rates)):
         return lr
-    # The settings of a run that was have both.
-    if lr not in (None, float(max(rates))):
-        raise call.error(
-            f"the rate is given twice: here and by --lr (optimizer.lr), {lr:g}: leave one out", spot
-        )
     if is_scaled:
-        raise call.error(
-            "max_lr stays what it is, and optimizer.lr_per scales a rate: give it as --lr", spot
+        raise UsageError(
+            f"optimizer.lr_per scales a rate, and the max_lr of {asked.call} stays what it is: give"
+            " it as --lr"
         )
     return float(max(rates))
 

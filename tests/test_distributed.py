@@ -12,7 +12,7 @@ import sys
 import time
 import weakref
 from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stdout, suppress
+from contextlib import ExitStack, nullcontext, redirect_stdout, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -399,12 +399,19 @@ def test_the_batch_size_is_measured_once_for_all(folder: Path) -> None:
 def test_no_process_waits_for_ever_to_leave(folder: Path) -> None:
     # The last exchange leaves tensors to a thread of gloo.
     code = """
+import os, sys
 from ptkit.core.distributed import from_main, joined
-for number in range(12):
+for port in sys.argv[1:]:
+    os.environ["MASTER_PORT"] = port
     with joined():
-        assert from_main(lambda: number) == number
+        assert from_main(lambda: port) == port
 """
-    assert ended(start(["-c", code], folder, num_ranks=2)) == [(0, "", "")] * 2
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(12)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        ports = [str(each.getsockname()[1]) for each in sockets]
+    assert ended(start(["-c", code, *ports], folder, num_ranks=2)) == [(0, "", "")] * 2
 
 
 @pytest.mark.parametrize(

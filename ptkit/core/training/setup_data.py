@@ -121,7 +121,9 @@ def prepare_data(
     train_list, valid_list = read_lists(data)
     size = data.size or (start.size if start else None) or choose_size(train_list)
     is_asked, alpha = data.alpha != AUTO, _alpha_of(data, start, train_list)
-    data = _with_geometry(replace(data, size=size, alpha=alpha), size, start)
+    # What else would be found again stays out of the settings.
+    written = alpha if alpha == "white" or _knows_alpha(start) else data.alpha
+    data = _with_geometry(replace(data, size=size, alpha=written), size, start)
     train_calls = _training_calls(data, size, start)
     # Drafts, without Normalize: decoding needs pipelines, and measuring needs decoded images.
     planned = functools.partial(_pipeline, size=size, fit=data.fit, alpha=alpha)
@@ -251,12 +253,17 @@ def _alpha_of(data: DataSettings, start: Weights | None, images: ImageList) -> s
     """
     if data.alpha != AUTO:
         return data.alpha
-    return start.alpha if start and start.checkpoint is not None else alpha_for(images)
+    return start.alpha if start and _knows_alpha(start) else alpha_for(images)
+
+
+def _knows_alpha(start: Weights | None) -> bool:
+    """Say whether weights come with what became of transparency, as those of a checkpoint do."""
+    return start is not None and start.checkpoint is not None
 
 
 def _alpha_notes(alpha: str, start: Weights | None, *, is_asked: bool) -> tuple[str, ...]:
     """Say why images are put on white, where the images themselves decided it."""
-    if alpha == "drop" or is_asked or (start and start.checkpoint is not None):
+    if alpha == "drop" or is_asked or _knows_alpha(start):
         return ()
     return ("alpha: white, as without their transparency the images are of one colour",)
 

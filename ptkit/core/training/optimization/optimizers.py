@@ -353,7 +353,7 @@ def _construct(
         # The classifying layer's gradients are of another kind than hidden layers'. It may be a
         # convolution, in a network of nothing else.
         weights = [p for p in reversed([*model.parameters()]) if p.ndim >= 2]
-        head = next((p for p in weights if p.ndim == 2), weights[0] if weights else None)
+        head = next((p for p in weights if p.ndim == 2), weights[0] if len(weights) > 1 else None)
         return muon_with_adamw(groups, lr=lr, weight_decay=weight_decay, head=head, build=build)
     if call.name == "SparseAdam":
         sparse = _sparse_parameters(call, model)

@@ -121,9 +121,7 @@ def prepare_data(
     train_list, valid_list = read_lists(data)
     size = data.size or (start.size if start else None) or choose_size(train_list)
     is_asked, alpha = data.alpha != AUTO, _alpha_of(data, start, train_list)
-    # What else would be found again stays out of the settings.
-    written = alpha if alpha == "white" or _knows_alpha(start) else data.alpha
-    data = _with_geometry(replace(data, size=size, alpha=written), size, start)
+    data = _with_geometry(_with_alpha(replace(data, size=size), alpha, start), size, start)
     train_calls = _training_calls(data, size, start)
     # Drafts, without Normalize: decoding needs pipelines, and measuring needs decoded images.
     planned = functools.partial(_pipeline, size=size, fit=data.fit, alpha=alpha)
@@ -254,6 +252,11 @@ def _alpha_of(data: DataSettings, start: Weights | None, images: ImageList) -> s
     if data.alpha != AUTO:
         return data.alpha
     return start.alpha if start and _knows_alpha(start) else alpha_for(images)
+
+
+def _with_alpha(data: DataSettings, alpha: str, start: Weights | None) -> DataSettings:
+    """Return the settings with what became of transparency, unless a resumed run would find it."""
+    return replace(data, alpha=alpha) if alpha == "white" or _knows_alpha(start) else data
 
 
 def _knows_alpha(start: Weights | None) -> bool:

@@ -286,6 +286,10 @@ def test_a_rate_in_a_schedule_and_one_beside_it_replace_each_other(
 def test_a_rate_given_twice_in_one_breath_is_refused() -> None:
     with pytest.raises(UsageError, match=r"the rate is given twice: OneCycleLR\(0.5\) has max_lr"):
         gather({"lr": 0.1, "scheduler": "OneCycleLR(0.5)"})
+    assert gather({"lr": "none", "scheduler": "OneCycleLR(0.5)"}).optimizer.lr is None
+    for wrong in ({"lr": "fast", "scheduler": "OneCycleLR(0.5)"}, {"lr": 0.1, "scheduler": 5}):
+        with pytest.raises(UsageError, match="must be"):
+            gather(wrong)
 
 
 def test_the_scale_of_a_rate_goes_with_it_and_not_to_a_max_lr() -> None:

@@ -48,10 +48,12 @@ def gather(
     Raises:
         UsageError: a bad setting, a rate that is given twice, or a TOML file that cannot be read.
     """
-    if keywords.get("lr") is not None and has_max_lr(keywords.get("scheduler")):
+    # Checked: a value may be of another type, or "none".
+    given = resolve(layer_of(keywords))
+    if given.optimizer.lr is not None and has_max_lr(given.scheduler.call):
         raise UsageError(
-            f"the rate is given twice: {keywords['scheduler']} has max_lr, and --lr (optimizer.lr)"
-            f" is {keywords['lr']:g}: leave one out"
+            f"the rate is given twice: {given.scheduler.call} has max_lr, and --lr (optimizer.lr)"
+            f" is {given.optimizer.lr:g}: leave one out"
         )
     return resolve(
         base or {},

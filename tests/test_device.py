@@ -1,6 +1,8 @@
 """What a run asks of its device."""
 
 import contextlib
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -257,3 +259,18 @@ def test_a_run_leaves_torchs_settings_as_they_were():
     with pytest.raises(KeyboardInterrupt):
         work()
     assert found() == before
+
+
+def test_a_precision_of_one_backend_stays_the_users():
+    # In a process of its own: torch does not take it back.
+    code = """
+import torch
+from ptkit.core.device import leaving_torch_as_it_was
+matmul = torch.backends.cuda.matmul
+if hasattr(matmul, "fp32_precision"):
+    matmul.fp32_precision = "tf32"
+    with leaving_torch_as_it_was():
+        pass
+    assert matmul.fp32_precision == "tf32"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

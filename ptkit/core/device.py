@@ -95,7 +95,7 @@ def leaving_torch_as_it_was() -> Iterator[None]:
     `prepare_device` changes.
     """
     cudnn, fills = torch.backends.cudnn, torch.utils.deterministic
-    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    threads, precision = torch.get_num_threads(), _matmul_precision()
     is_deterministic = torch.are_deterministic_algorithms_enabled()
     only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
     before = cudnn.benchmark, cudnn.deterministic, fills.fill_uninitialized_memory  # type: ignore[attr-defined]
@@ -103,9 +103,18 @@ def leaving_torch_as_it_was() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-        torch.set_float32_matmul_precision(precision)
+        # Set where it changed alone: it also resets what the user set for one backend.
+        if precision is not None and _matmul_precision() != precision:
+            torch.set_float32_matmul_precision(precision)
         torch.use_deterministic_algorithms(is_deterministic, warn_only=only_warns)
         cudnn.benchmark, cudnn.deterministic, fills.fill_uninitialized_memory = before  # type: ignore[attr-defined]
+
+
+def _matmul_precision() -> str | None:
+    """Return torch's setting for all backends; None where one has its own, and torch tells none."""
+    with contextlib.suppress(RuntimeError):
+        return torch.get_float32_matmul_precision()
+    return None
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import shlex
 from contextlib import closing
 from pathlib import Path
 
@@ -108,6 +109,19 @@ def test_a_rate_is_suggested_and_nothing_is_trained(here):
     assert [Path(file).name for file in found["files"]] == ["lr_find.png", "lr_find.csv"]
     assert not Path("runs").exists()
     assert not Path("ckpt.pkl").exists()
+
+
+def test_the_rate_is_suggested_where_the_run_takes_it_from(here):
+    call = "OneCycleLR(max_lr=0.3, pct_start=0.2)"
+    given = ["--model", "lenet", "--scheduler", call]
+    found = json.loads(invoke("--json", *given).stdout)
+    assert found["flag"] == f"--scheduler 'OneCycleLR(max_lr={found['lr']:.2g}, pct_start=0.2)'"
+    suggested = shlex.split(found["flag"])
+    assert f"suggested: {found['flag']}, where" in invoke(*given).stdout
+    # Beside --lr it would be refused.
+    again = CliRunner().invoke(app, ["train", "--preflight", "--model", "lenet", *suggested])
+    assert again.exit_code == 0, again.output
+    assert f"lr {found['lr']:.2g}" in again.stdout
 
 
 @pytest.mark.slow

@@ -286,6 +286,8 @@ def test_a_rate_in_a_schedule_and_one_beside_it_replace_each_other(
 def test_a_rate_given_twice_in_one_breath_is_refused() -> None:
     with pytest.raises(UsageError, match=r"the rate is given twice: OneCycleLR\(0.5\) has max_lr"):
         gather({"lr": 0.1, "scheduler": "OneCycleLR(0.5)"})
+    with pytest.raises(UsageError, match=r"max_lr, and SGD\(momentum=0.9, lr=0.1\) has lr: leave"):
+        gather({"optimizer": "SGD(momentum=0.9, lr=0.1)", "scheduler": "OneCycleLR(0.5)"})
     assert gather({"lr": "none", "scheduler": "OneCycleLR(0.5)"}).optimizer.lr is None
     for wrong in ({"lr": "fast", "scheduler": "OneCycleLR(0.5)"}, {"lr": 0.1, "scheduler": 5}):
         with pytest.raises(UsageError, match="must be"):
@@ -307,6 +309,11 @@ def test_the_scale_of_a_rate_goes_with_it_and_not_to_a_max_lr() -> None:
         ({"optimizer": {"call": "SGD(lr=0.1)"}}, 0.01),
         ({"scheduler": {"call": "OneCycleLR(max_lr=0.3)"}}, 0.03),
         ({}, None),
+        # Recipes for trained weights.
+        ({"optimizer": {"lr": 0.1, "head_lr": 10.0}}, None),
+        ({"optimizer": {"lr": 0.1, "layer_decay": 0.75}}, None),
+        ({"optimizer": {"lr": 0.1, "groups": ["layer1.*: unfreeze=2"]}}, None),
+        ({"optimizer": {"lr": 0.1}, "train": {"method": "probe-steps"}}, None),
     ],
 )
 def test_a_rate_from_scratch_is_a_tenth_for_trained_weights(
@@ -409,3 +416,9 @@ def test_a_file_of_settings_is_a_layer_like_a_recipe(tmp_path: Path) -> None:
         "f.py:MyCrop(32)",
     )
     assert gather({"augment": "safe"}, config=file).data.transforms == ()
+
+
+def test_a_rate_of_a_recipe_that_is_none_is_refused_in_a_line() -> None:
+    recipe = resolve({"optimizer": {"call": "SGD(lr='0.1')"}, "model": {"call": "resnet8()"}})
+    with pytest.raises(UsageError, match="lr must be a number above 0"):
+        finetuning_rate(recipe)

@@ -449,6 +449,31 @@ def test_decay_for_growing_weights_is_not_advised_where_it_is_divided_by_its_siz
         assert (found.verdict, bool(found.command)) == ("INFO", has_advice)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "takes_rates", "takes_decay"),
+    [
+        ("OneCycleLR()", True, True),
+        # One rate for all groups.
+        ("OneCycleLR(max_lr=0.1)", False, True),
+        # And one for each of those that there are.
+        ("OneCycleLR(max_lr=[0.1, 0.2])", False, False),
+    ],
+)
+def test_groups_are_advised_where_the_schedule_takes_more_of_them(
+    tmp_path, schedule, takes_rates, takes_decay
+):
+    def growing(first, epochs):
+        of_weight(NAMES[2], "update", 1e-6)(first, epochs)
+        for k, epoch in enumerate(epochs):
+            epoch["weights"][NAMES[1]]["weight"] = [10.0 * (1 + k)] * len(epoch["sampled"])
+
+    config = f'[optimizer]\ncall = "SGD()"\nlr = 0.1\n\n[scheduler]\ncall = "{schedule}"\n'
+    folder = make_run(tmp_path / "run", growing, config=config)
+    imbalance, decay = judged(folder, "layer imbalance"), judged(folder, "weight decay")
+    assert (imbalance.verdict, bool(imbalance.command)) == ("WARN", takes_rates)
+    assert (decay.verdict, bool(decay.command)) == ("INFO", takes_decay)
+
+
 def test_layers_are_not_compared_after_a_few_steps(tmp_path):
     def few(first, epochs):
         of_weight(NAMES[2], "update", 1e-5)(first, epochs)

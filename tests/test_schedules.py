@@ -14,7 +14,7 @@ from ptkit.core.training.optimization.schedules import (
     SCHEDULERS,
     Schedule,
     build_schedule,
-    with_max_lr,
+    rate_of_run,
 )
 
 EPOCHS, STEPS = 6, 5
@@ -542,9 +542,9 @@ def test_a_warmup_above_one_is_a_number_of_steps_and_at_most_half_the_run(warmup
 def test_a_run_has_the_rate_that_its_schedule_names(
     call: str, lr: float | None, rate: float | None
 ) -> None:
-    assert with_max_lr(SchedulerSettings(call=call), lr=lr, is_scaled=False) == rate
+    assert rate_of_run(SchedulerSettings(call=call), lr=lr, is_scaled=False) == rate
 
 
 def test_a_rate_of_the_schedule_is_not_scaled() -> None:
     with pytest.raises(UsageError, match="give it as --lr"):
-        with_max_lr(SchedulerSettings(call="OneCycleLR(max_lr=0.5)"), lr=0.5, is_scaled=True)
+        rate_of_run(SchedulerSettings(call="OneCycleLR(max_lr=0.5)"), lr=0.5, is_scaled=True)

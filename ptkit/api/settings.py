@@ -73,17 +73,17 @@ def asked_finetuning(
     with begun as (given, place):
         if weights is not None:
             given["weights"] = os.fspath(weights)
-        instead: dict[str, dict[str, Any]] = {}
+        over_recipe: dict[str, dict[str, Any]] = {}
         if weights is not None and recipe is not None:
-            instead["model"] = {"call": model_of(given["weights"])}
+            over_recipe["model"] = {"call": model_of(given["weights"])}
         rate = None
         if recipe is not None:
             asked = resolve(read_recipe(recipe))
             rate = finetuning_rate(asked)
         if rate is not None:
-            instead["optimizer"] = {"lr": rate, "lr_per": asked.optimizer.lr_per}
+            over_recipe["optimizer"] = {"lr": rate, "lr_per": asked.optimizer.lr_per}
         found = gather_trusted(
-            given, base={"optimizer": {"head_lr": 10.0}}, instead=instead, **layers
+            given, base={"optimizer": {"head_lr": 10.0}}, over_recipe=over_recipe, **layers
         )
         if rate is not None and found.optimizer.lr == rate != given.get("lr"):
             watch.say(

@@ -115,7 +115,7 @@ def print_rate(printer: Printer, found: "FoundRate") -> None:
     """Print what a range test suggests."""
     where = "the loss ran away above it" if found.has_diverged else "the highest that was tried"
     printer.say(
-        f"suggested: --lr {found.lr:.2g}, where the loss falls fastest; at most"
+        f"suggested: {found.flag}, where the loss falls fastest; at most"
         f" {found.largest:.2g}, where it was lowest ({counted(found.num_steps, 'step')}; {where})"
     )
     printer.say(f"wrote {' and '.join(map(str, found.files))}")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ptkit.core.config.settings import AUTO, Settings
+from ptkit.core.diagnosis.rates import rate_flag
 from ptkit.core.device import leaving_torch_as_it_was
 from ptkit.core.errors import UsageError
 from ptkit.core.ranks import here
@@ -18,12 +19,14 @@ from ptkit.plots.lr_find import lr_find_figure
 
 @dataclass(frozen=True)
 class FoundRate:
-    """lr: where the loss falls fastest, the suggestion. largest: above it the loss rises.
+    """lr: where the loss falls fastest, the suggestion. flag: that gives it to the run. largest:
+    above it the loss rises.
 
     num_steps: that were made. has_diverged: whether the loss ran away.
     """
 
     lr: float
+    flag: str
     largest: float
     num_steps: int
     has_diverged: bool
@@ -71,6 +74,12 @@ def find_lr(settings: Settings, watch: Watcher, *, out: Path | None = None) -> F
         pictures.add_figure("lr_find.png", figure)
         rows = zip(found.rates, found.losses, found.smoothed, strict=True)
         pictures.add_csv("lr_find.csv", ("lr", "loss", "smoothed"), rows)
+    lr = training.optimizer_setup.lr
     return FoundRate(
-        found.steepest, found.largest, len(found.rates), found.has_diverged, tuple(pictures.files)
+        found.steepest,
+        rate_flag(lr, settings.scheduler.call, factor=found.steepest / lr, digits=2),
+        found.largest,
+        len(found.rates),
+        found.has_diverged,
+        tuple(pictures.files),
     )

@@ -76,17 +76,22 @@ def _with_one_rate(before: Mapping[str, Any], given: Mapping[str, Any]) -> dict[
     """
     optimizer, schedule = "optimizer.call", "scheduler.call"
     changes: dict[str, Any] = {}
-    is_in_call = _has_rate(given.get(optimizer)) or has_max_lr(given.get(schedule))
+    is_in_call = has_rate(given.get(optimizer)) or has_max_lr(given.get(schedule))
     if is_in_call:
         changes |= {"optimizer.lr": None, "optimizer.lr_per": None}
     is_other = optimizer in given and _is_other_part(before.get(optimizer), given[optimizer])
     if not (is_in_call or is_other or "optimizer.lr" in given):
         return changes
-    if _has_rate(before.get(optimizer)):
+    if has_rate(before.get(optimizer)):
         changes[optimizer] = _RATE.sub("", before[optimizer])
     if (found := one_cycle(before.get(schedule))) is not None:
         changes[schedule] = one_cycle_text({k: v for k, v in found.items() if k != "max_lr"})
     return changes
+
+
+def has_rate(call: str | None) -> bool:
+    """Say whether an optimizer's call gives the run its rate, as `SGD(lr=0.1)` does."""
+    return call is not None and _RATE.search(call) is not None
 
 
 def has_max_lr(call: str | None) -> bool:
@@ -120,7 +125,7 @@ def _without_own_size(before: Mapping[str, Any]) -> dict[str, Any]:
 
 def _rate_stays(before: Mapping[str, Any], replaced: Collection[str]) -> bool:
     """Say whether earlier layers have a rate, in the call or beside it, that nothing replaces."""
-    if _has_rate(before.get("optimizer.call")):
+    if has_rate(before.get("optimizer.call")):
         return not {"optimizer.call", "optimizer.lr"} & set(replaced)
     return before.get("optimizer.lr") is not None and "optimizer.lr" not in replaced
 
@@ -133,10 +138,6 @@ def _default(name: str) -> Any:
 def _is_other_part(before: str | None, now: str | None) -> bool:
     """Say whether a call was named before and names another part now; its prefix counts."""
     return before is not None and before.partition("(")[0] != (now or "").partition("(")[0]
-
-
-def _has_rate(call: str | None) -> bool:
-    return call is not None and _RATE.search(call) is not None
 
 
 def _with_size(before: Mapping[str, Any], size: int | None) -> dict[str, Any]:

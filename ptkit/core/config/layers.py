@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ptkit.core.config.dependents import freed, has_max_lr
+from ptkit.core.config.dependents import freed, has_max_lr, has_rate
 from ptkit.core.config.fields import Form, Limits
 from ptkit.core.config.settings import AUTO, FIELDS, KEYWORDS, Auto, Settings, keyword_of
 from ptkit.core.errors import UsageError
@@ -37,28 +37,23 @@ def gather(
     *,
     base: Layer | None = None,
     recipe: str | None = None,
-    instead: Layer | None = None,
+    over_recipe: Layer | None = None,
     resume: Path | None = None,
     config: Path | None = None,
 ) -> Settings:
     """Return the settings of a run: defaults < base < recipe or resumed run < config < keywords.
 
-    instead: a layer over the recipe, also where there is none.
+    over_recipe: a layer over the recipe, also where there is none.
 
     Raises:
         UsageError: a bad setting, a rate that is given twice, or a TOML file that cannot be read.
     """
     # Checked: a value may be of another type, or "none".
-    given = resolve(layer_of(keywords))
-    if given.optimizer.lr is not None and has_max_lr(given.scheduler.call):
-        raise UsageError(
-            f"the rate is given twice: {given.scheduler.call} has max_lr, and --lr (optimizer.lr)"
-            f" is {given.optimizer.lr:g}: leave one out"
-        )
+    _refuse_second_rate(resolve(layer_of(keywords)))
     return resolve(
         base or {},
         {} if recipe is None else read_recipe(recipe),
-        instead or {},
+        over_recipe or {},
         {} if resume is None else read_toml(resume / "config.toml"),
         {} if config is None else read_toml(config),
         layer_of(keywords),
@@ -227,6 +222,17 @@ def read_recipe(name: str) -> Layer:
         return read_toml(Path(name))
     recipe_text(name)
     return read_toml(_RECIPES / f"{name}.toml")
+
+
+def _refuse_second_rate(given: Settings) -> None:
+    optimizer, schedule = given.optimizer, given.scheduler.call
+    if not has_max_lr(schedule):
+        return
+    rate = None if optimizer.lr is None else f"--lr (optimizer.lr) is {optimizer.lr:g}"
+    if has_rate(optimizer.call):
+        rate = f"{optimizer.call} has lr"
+    if rate is not None:
+        raise UsageError(f"the rate is given twice: {schedule} has max_lr, and {rate}: leave one out")
 
 
 def _full_name(key: str) -> str:

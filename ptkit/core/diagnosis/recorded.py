@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ptkit.core.config.dependents import has_max_lr
+from ptkit.core.config.dependents import one_cycle
 from ptkit.core.config.layers import read_toml, resolve
 from ptkit.core.config.settings import Settings
 from ptkit.core.diagnosis.rates import rate_flag
@@ -138,12 +138,15 @@ class Recorded:
 
     def with_groups(self, *lines: str) -> str:
         """Return the command that repeats the run with more parameter groups; "" where the
-        optimizer takes none, or the schedule says their rates.
+        optimizer takes none, or OneCycleLR's max_lr does not go with them.
         """
-        # A max_lr of several groups has no item for another one.
-        is_fixed = has_max_lr(self.settings.scheduler.call) and any("lr=" in line for line in lines)
-        if is_fixed or (self.settings.optimizer.call or "").startswith("LBFGS"):
+        if (self.settings.optimizer.call or "").startswith("LBFGS"):
             return ""
+        # A list has one rate a group; a number is the rate of all.
+        if (cycle := one_cycle(self.settings.scheduler.call)) is not None:
+            has_rates = isinstance(cycle["max_lr"], list | tuple)
+            if has_rates or any("lr=" in line for line in lines):
+                return ""
         # A flag replaces the lines of --config: the run's own come first, and later ones win.
         return self._with_lines("--group", (*self.settings.optimizer.groups, *lines))
 

@@ -26,7 +26,7 @@ def gather_trusted(
     *,
     base: Layer | None = None,
     recipe: str | None = None,
-    instead: Layer | None = None,
+    over_recipe: Layer | None = None,
     resume: Path | None = None,
     config: Path | None = None,
     trust: bool = False,
@@ -40,7 +40,7 @@ def gather_trusted(
         CheckpointError: a file names code that no keyword names; nothing of it was imported.
     """
     settings = gather(
-        keywords, base=base, recipe=recipe, instead=instead, resume=resume, config=config
+        keywords, base=base, recipe=recipe, over_recipe=over_recipe, resume=resume, config=config
     )
     own_recipe = recipe if recipe is not None and recipe.endswith(".toml") else None
     files = [str(file) for file in (own_recipe, resume, config) if file is not None]

@@ -39,7 +39,7 @@ from ptkit.core.training.optimization.optimizers import (
     usual_lr,
 )
 from ptkit.core.training.optimization.scaling import LossScaler, dtype_for
-from ptkit.core.training.optimization.schedules import build_schedule, with_max_lr
+from ptkit.core.training.optimization.schedules import build_schedule, rate_of_run
 from ptkit.core.training.probe.checks import check_head, check_method
 from ptkit.core.training.profiling import NO_CLOCK, stopwatch
 from ptkit.core.training.setup_data import PreparedData, prepare_data
@@ -348,7 +348,7 @@ def _prepare_optimizer(
     """
     asked = settings.optimizer
     call, lr = split_rate(call, lr=asked.lr)
-    lr = with_max_lr(settings.scheduler, lr=lr, is_scaled=asked.lr_per is not None)
+    lr = rate_of_run(settings.scheduler, lr=lr, is_scaled=asked.lr_per is not None)
     # Rates go by the images of a step, not of a batch.
     images_per_step = data.train.sampling.batch_size * settings.train.accumulate
     if asked.lr_per is not None:

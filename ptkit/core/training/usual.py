@@ -4,6 +4,7 @@ of a recipe where weights are trained already.
 Small images, up to 64 pixels, are trained on from scratch with the defaults of config.py.
 """
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,11 +17,14 @@ from ptkit.core.models.packaged_weights import INSTALL, NAMES, is_installed
 from ptkit.core.models.zoo import with_zero_init
 from ptkit.core.parts.calls import parse
 from ptkit.core.sizes import is_small
-from ptkit.core.training.optimization.schedules import with_max_lr
+from ptkit.core.training.optimization.optimizers import split_rate
+from ptkit.core.training.optimization.schedules import rate_of_run
 
 PRETRAINED, SCRATCH = "photos", "photos-scratch"
 # Finetuning moves the body at a tenth of the usual rate, the head (times head_lr) at the usual one.
 FINETUNE_RATE = 0.1
+# What keeps layers as they are, always or at first.
+_KEEPS = re.compile(r"\b(?:frozen|unfreeze)\b")
 # A head that answers with one class is fitted, and smoothing is between classes.
 _OF_CLASSES = (("loss", "call"), ("train", "method"))
 
@@ -62,10 +66,16 @@ def usual_layer(settings: Settings) -> tuple[Layer, str]:
 def finetuning_rate(recipe: Settings) -> float | None:
     """Return the rate for trained weights with a recipe that names a rate and a model to train from
     scratch; None with another one.
+
+    Raises:
+        UsageError: the recipe's optimizer or rate is none.
     """
-    call = parse(recipe.optimizer.call or "none")
-    rate = with_max_lr(recipe.scheduler, lr=recipe.optimizer.lr or call.kwargs.get("lr"))
-    if rate is None or recipe.model.call is None or recipe.model.weights is not None:
+    model, asked = recipe.model, recipe.optimizer
+    if model.call is None or model.weights is not None or _is_for_trained(recipe):
+        return None
+    lr = asked.lr if asked.call is None else split_rate(parse(asked.call), lr=asked.lr)[1]
+    rate = rate_of_run(recipe.scheduler, lr=lr)
+    if rate is None:
         return None
     # Not 0.010000000000000002.
     return float(f"{FINETUNE_RATE * rate:.6g}")
@@ -84,6 +94,13 @@ def with_identity_blocks(settings: Settings) -> Settings:
     if model.weights is not None or model.call is None:
         return settings
     return replace(settings, model=replace(model, call=str(with_zero_init(parse(model.call)))))
+
+
+def _is_for_trained(recipe: Settings) -> bool:
+    """Say whether a recipe has what only makes sense for weights that are trained already."""
+    asked = recipe.optimizer
+    treats_head_apart = asked.head_lr != 1.0 or recipe.train.method != "steps"
+    return treats_head_apart or asked.layer_decay is not None or any(map(_KEEPS.search, asked.groups))
 
 
 def _choice(model: str | None) -> tuple[str, str]:

@@ -243,7 +243,7 @@ def build_schedule(
     )
 
 
-def with_max_lr(
+def rate_of_run(
     asked: SchedulerSettings, *, lr: float | None, is_scaled: bool = False
 ) -> float | None:
     """Return the rate of a run: what OneCycleLR has as max_lr, the largest of several, else `lr`.

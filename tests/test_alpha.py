@@ -1,11 +1,15 @@
 """Transparency, dropped or put on white: one answer from training to prediction."""
 
+import base64
 import io
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tiny_data import write_list
 from typer.testing import CliRunner
@@ -20,7 +24,11 @@ from ptkit.core.data.transparency import alpha_for
 from ptkit.core.errors import UsageError
 from ptkit.core.models.checkpoints import read_checkpoint
 from ptkit.core.training.observers import Unwatched
+from ptkit.looking import label_review
+from ptkit.looking.label_review import review_labels
+from ptkit.looking.reporting import answers
 from ptkit.looking.subject import load_subject
+from ptkit.plots.saving import PictureFolder
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
@@ -168,8 +176,6 @@ def test_a_wrong_choice_is_an_error(here, words, said):
 
 
 def test_a_checkpoint_knows_it_and_bare_weights_are_told(here):
-    import torch
-
     run = ptkit.train(**QUIET)
     with pytest.raises(UsageError, match="already stores this: leave out --alpha"):
         load_subject(run.checkpoint, alpha="white")
@@ -211,8 +217,46 @@ def test_what_shows_only_in_transparency_is_trained_on_white(icons):
     assert 'alpha = "white"' in (run.run / "config.toml").read_text()
     dropped = ptkit.train(alpha="drop", **QUIET)
     assert read_checkpoint(dropped.checkpoint)["pipeline"]["alpha"] == "drop"
-    with pytest.raises(UsageError, match="no plain form for images on white; --alpha drop"):
+    with pytest.raises(UsageError, match="no plain form for images on white; save them so"):
         ptkit.eject("script.py", **QUIET)
+
+
+def test_own_transforms_are_tried_on_what_is_trained_on(icons):
+    Path("own.py").write_text(
+        "def inverted(pixels):\n"
+        "    if pixels.min() == pixels.max():\n"
+        "        raise ValueError('of one colour')\n"
+        "    return 255 - pixels\n"
+    )
+    assert ptkit.train(transforms=['Lambda("own.py:inverted")'], workers=1, **QUIET).run
+
+
+def test_a_run_from_before_white_was_chosen_goes_on_as_it_was(icons):
+    run = ptkit.train(alpha="drop", **QUIET).run
+    for file in (run / "last.pkl", run / "ckpt.pkl"):
+        state = torch.load(file, weights_only=True)
+        state["config"]["data"]["alpha"] = "auto"
+        torch.save(state, file)
+    config = run / "config.toml"
+    config.write_text(config.read_text().replace('alpha = "drop"', 'alpha = "auto"'))
+    with pytest.raises(UsageError, match=r"--alpha \(data.alpha\) is white, was drop"):
+        ptkit.train(resume=run, epochs=2, alpha="white")
+    again = ptkit.train(resume=run, epochs=2)
+    assert read_checkpoint(again.run / "last.pkl")["pipeline"]["alpha"] == "drop"
+
+
+def test_a_report_shows_what_is_hidden(icons, monkeypatch):
+    run = ptkit.train(alpha="drop", **QUIET).run
+    # Of the data this page shows only what the check-up found.
+    monkeypatch.setattr(answers, "thumbnails", lambda images, **_: [None] * len(images))
+    done = CliRunner().invoke(app, ["report", str(run), "--check", "--out", "page.html"])
+    assert done.exit_code == 0, done.output
+    found = re.findall(
+        r'src="data:image/png;base64,([^"]+)" alt="icons', Path("page.html").read_text()
+    )
+    assert len(found) >= 8
+    for uri in found:
+        assert is_a_sign(np.array(Image.open(io.BytesIO(base64.b64decode(uri))).convert("RGB")))
 
 
 def test_one_photograph_among_icons_keeps_what_all_images_are_read_with(icons):
@@ -233,14 +277,52 @@ def test_the_check_up_sees_icons_as_training_does(icons):
     assert "constant" not in {f.rule.name for f in found.findings.findings}
     done = CliRunner().invoke(app, ["check", "icons", "--alpha", "drop"])
     assert "24 images are of one colour without transparency" in done.stdout
-    # Drawn on white: they can be seen.
-    assert (icons / "ptkit-check/transparent.png").is_file()
+    # On the sheet and in a report they can be seen.
+    assert all(is_a_sign(found.pixels(row)) for row in finding.found.images)
+    done = CliRunner().invoke(app, ["check", "icons", "--json"])
+    assert json.loads(done.stdout)["alpha"] == "white"
 
 
-def test_statistics_of_images_of_one_colour_say_what_may_be_wrong(icons):
-    done = CliRunner().invoke(app, ["normstats", "train.txt"])
-    assert "the images are of one colour; if they are transparent: --alpha white" in done.stderr
-    assert not CliRunner().invoke(app, ["normstats", "train.txt", "--alpha", "white"]).stderr
+def is_a_sign(pixels):
+    return set(np.unique(pixels)) == {0, 255}
+
+
+def test_signs_in_white_are_to_be_saved_on_another_colour_and_not_deleted(icons):
+    for file in sorted(Path("icons").rglob("*.png"))[:5]:
+        pixels = np.array(Image.open(file))
+        pixels[..., :3] = 255
+        Image.fromarray(pixels).save(file)
+    for alpha, num_dark in (("drop", 19), ("white", 0)):
+        found = ptkit.check("icons", alpha=alpha)
+        by_rule = {finding.rule.name: finding for finding in found.findings.findings}
+        assert "constant" not in by_rule
+        finding = by_rule["transparent"]
+        assert "5 images are drawn in white on nothing" in finding.found.text
+        assert f"{num_dark} images are of one colour without" in finding.found.text or not num_dark
+        assert (finding.rule.action, len(finding.found.images)) == ("fix", num_dark + 5)
+        assert all(is_a_sign(found.pixels(row)) for row in finding.found.images)
+    # White alone is no reason for white.
+    for file in Path("icons").rglob("*.png"):
+        pixels = np.array(Image.open(file))
+        pixels[..., :3] = 255
+        Image.fromarray(pixels).save(file)
+    assert alpha_for(read_list(Path("train.txt"))) == "drop"
+
+
+@pytest.mark.parametrize("are_colourful", [False, True])
+def test_statistics_without_what_images_show_say_so(icons, are_colourful):
+    for number, file in enumerate(Path("icons").rglob("*.png")):
+        pixels = np.array(Image.open(file))
+        pixels[..., :3] = 9 * number * are_colourful
+        Image.fromarray(pixels).save(file)
+    run = CliRunner().invoke
+    done = run(app, ["normstats", "train.txt"])
+    assert "note: without their transparency the images are of one colour: --alpha" in done.stderr
+    assert not run(app, ["normstats", "train.txt", "--alpha", "white"]).stderr
+    if are_colourful:
+        done = run(app, ["normstats", "train.txt", "--whiten", "zca"])
+        # What was measured is trained on.
+        assert "ptkit train --alpha drop --size 16 --transform" in done.stdout
 
 
 def test_near_duplicates_among_icons_stay_on_one_side(icons):
@@ -255,7 +337,24 @@ def test_near_duplicates_among_icons_stay_on_one_side(icons):
     assert names & copies in (set(), copies)
 
 
-def test_a_review_of_labels_sees_images_as_the_run_did(icons):
+def test_labels_are_reviewed_on_images_as_the_run_saw_them(icons, monkeypatch):
+    run = ptkit.train(**{**QUIET, "epochs": 3, "log_layers": True, "alpha": "white"}).run
+    review = replace(review_labels(run), rows=np.arange(3), margins=-np.ones(3),
+                     suggested=np.zeros(3, int))  # fmt: skip
+    drawn = []
+    sheet = label_review.contact_sheet
+    monkeypatch.setattr(
+        label_review,
+        "contact_sheet",
+        lambda images, *given, **how: drawn.extend(images) or sheet(images, *given, **how),
+    )
+    with PictureFolder(Path("seen"), command="check") as pictures:
+        label_review.draw_review(review, pictures)
+    assert len(drawn) == 3
+    assert all(map(is_a_sign, drawn))
+
+
+def test_a_review_takes_no_other_transparency_than_the_run_had(icons):
     done = CliRunner().invoke(app, ["check", "--run", "runs/1", "--alpha", "white"])
     assert (done.exit_code, "leave --alpha out" in done.stderr) == (2, True)
 

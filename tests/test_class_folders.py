@@ -78,10 +78,20 @@ def test_16_bits_of_a_format_that_nothing_here_reads_keep_their_upper_8(tmp_path
     assert read(tmp_path / "x" / "a.png").tolist() == [[[0x12] * 3, [0xFF] * 3]]
 
 
-def test_numbers_that_are_no_pixels_are_not_written(tmp_path):
-    floats = Image.fromarray(np.array([[0.5, 2.0]], np.float32))
-    with pytest.raises(DataError, match="image a of x cannot be written: its pixels are numbers"):
-        write_parts([Part("", 1, [SetImage("x", "a", floats)])], tmp_path, counting)
+@pytest.mark.parametrize(
+    ("image", "why"),
+    [
+        (Image.fromarray(np.array([[0.5, 2.0]], np.float32)), "its pixels are numbers of 32 bits"),
+        # Image by image it would be guessed which number is white.
+        (Image.fromarray(np.array([[0, 256]], np.int32)), "its pixels are numbers of 0..256, not"),
+        (Image.fromarray(np.array([[-1, 9]], np.int32)), "its pixels are numbers of -1..9, not"),
+        (Image.new("I", (0, 3)), "it has no pixels"),
+        (Image.new("L", (3, 0)), "it has no pixels"),
+    ],
+)
+def test_numbers_that_are_no_pixels_are_not_written(tmp_path, image, why):
+    with pytest.raises(DataError, match=f"image a of x cannot be written: {why}"):
+        write_parts([Part("", 1, [SetImage("x", "a", image)])], tmp_path, counting)
 
 
 def test_whole_numbers_of_8_bits_stay_what_they_are(tmp_path):

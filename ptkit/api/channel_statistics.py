@@ -22,7 +22,8 @@ class NormstatsResult:
     """Statistics of images for Normalize, and the files that hold them.
 
     whitening: the matrix for LinearTransformation, where one was asked for. skipped: why images
-    were left out.
+    were left out. needs_white: whether training puts the images on white where nobody says it, and
+    they were measured without transparency.
     """
 
     statistics: "ChannelStatistics"
@@ -30,6 +31,7 @@ class NormstatsResult:
     whitening: "Whitening | None" = None
     whitening_file: Path | None = None
     skipped: tuple[str, ...] = ()
+    needs_white: bool = False
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -75,6 +77,7 @@ def normstats(
     from ptkit.core.data import images as decoder
     from ptkit.core.data import statistics
     from ptkit.core.data.lists import check_image, read_list
+    from ptkit.core.data.transparency import alpha_for
     from ptkit.core.machine import num_cores
 
     check_at_least(1, num=num, size=size)
@@ -89,7 +92,7 @@ def normstats(
     if (bad := skipped if on_bad == "skip" else None) is None:
         check_image(images, int(chosen[0]))
     how: dict[str, Any] = {"size": size, "workers": workers or num_cores(), "bad": bad}
-    whitening = whitening_file = None
+    whitening = None
     # First, since it may refuse before anything is decoded.
     if whiten is not None:
         whitening = _whitening(images, chosen, whiten, alpha=alpha, counting=counting, **how)
@@ -97,11 +100,9 @@ def normstats(
     with counting("measuring", len(chosen)) as advance:
         found = statistics.measure(images, chosen, decode=decode, on_images=advance, **how)
     file = statistics.save(replace(found, alpha=alpha), target)
-    if whitening is not None:
-        from ptkit.core.data.transforms.covariance import save
-
-        whitening_file = save(whitening, target)
-    return NormstatsResult(found, file, whitening, whitening_file, tuple(skipped))
+    whitening_file = None if whitening is None else _saved(whitening, target)
+    needs_white = alpha == "drop" and alpha_for(images) == "white"
+    return NormstatsResult(found, file, whitening, whitening_file, tuple(skipped), needs_white)
 
 
 def _whitening(
@@ -120,3 +121,10 @@ def _whitening(
         raise UsageError("--whiten measures images without transparency: leave out --alpha")
     with counting("whitening", len(chosen)) as advance:
         return covariance.measure_whitening(images, chosen, kind=kind, on_images=advance, **how)
+
+
+def _saved(whitening: "Whitening", target: Path) -> Path:
+    # It needs torch.
+    from ptkit.core.data.transforms.covariance import save
+
+    return save(whitening, target)

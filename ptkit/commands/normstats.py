@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from ptkit.core.data.transforms.covariance import Whitening
 
 
+_NEEDS_WHITE = (
+    "note: without their transparency the images are of one colour: --alpha white, as `ptkit train`"
+    " sees them"
+)
+
+
 class Choices(TypedDict, total=False):
     """What is measured."""
 
@@ -77,14 +83,16 @@ def normstats(
     printer.say(f"{found.num_images:,} images, {sizes}; saved in {measured.file}")
     if found.odd:
         printer.say(odd_note(found.odd))
-    if alpha == "drop" and not any(found.std):
-        complain("note: the images are of one colour; if they are transparent: --alpha white")
+    if measured.needs_white:
+        complain(_NEEDS_WHITE)
     facts = {name: getattr(found, name) for name in ("mean", "std", "num_images", "size")}
     result = {**facts, "odd": dict(found.odd), "file": str(measured.file)}
     if measured.skipped:
         result["skipped"] = list(measured.skipped)
     if measured.whitening is not None and measured.whitening_file is not None:
-        flags = _as_measured(list_file, root=root, on_bad=on_bad)
+        flags = _as_measured(
+            list_file, root=root, on_bad=on_bad, alpha="drop" if measured.needs_white else None
+        )
         _say_whitening(printer, measured.whitening, measured.whitening_file, flags=flags)
         result |= {
             "whitening": str(measured.whitening_file),
@@ -95,13 +103,16 @@ def normstats(
     end_without(measured.skipped)
 
 
-def _as_measured(list_file: Path, *, root: Path | None, on_bad: str) -> str:
-    """Return the flags with which `ptkit train` has the images that were measured."""
+def _as_measured(list_file: Path, *, root: Path | None, on_bad: str, alpha: str | None) -> str:
+    """Return the flags with which `ptkit train` has the images that were measured.
+
+    alpha: None where training sees transparency as they were measured.
+    """
     from ptkit.core.config.settings import DataSettings
 
     own = None if list_file == Path(DataSettings().train) else list_file
     skips = "data.on_bad=skip" if on_bad == "skip" else None
-    named = {"--train": own, "--root": root, "--set": skips}
+    named = {"--train": own, "--root": root, "--alpha": alpha, "--set": skips}
     return "".join(f" {flag} {shlex.quote(str(v))}" for flag, v in named.items() if v is not None)
 
 

@@ -1,13 +1,11 @@
 """The pictures of `ptkit check`: a sheet for each finding with images, and all of them as CSV."""
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
 from ptkit.core.data.checking.evidence import Listing
 from ptkit.core.data.checking.findings import Finding
-from ptkit.core.data.images import Pixels, read
 from ptkit.core.wording import counted
 from ptkit.looking.checking import HEADER, CheckUp
 from ptkit.plots.contact_sheet import Strip, contact_sheet, strip_sheet
@@ -16,43 +14,35 @@ from ptkit.plots.saving import PictureFolder
 # Groups of a finding that are drawn (an image alone is one), and images of a group.
 MAX_GROUPS, MAX_IN_GROUP = 24, 8
 
-# A path to its pixels.
-Look = Callable[[str], Pixels]
-
 
 def draw_check_up(check_up: CheckUp, pictures: PictureFolder) -> None:
     """Write findings.csv, and RULE.png for each finding whose images can be shown."""
     pictures.add_csv("findings.csv", HEADER, check_up.rows())
-    listing, readable = check_up.evidence.listing, check_up.evidence.is_readable
+    readable = check_up.evidence.is_readable
     for finding in check_up.findings.findings:
-        # What is found to be hidden is shown.
-        alpha = "white" if finding.rule.name == "transparent" else check_up.alpha
-        look = functools.partial(read, alpha=alpha)
         groups = [[row for row in group if readable[row]] for group in finding.found.groups]
         if shown := [group for group in groups if group][:MAX_GROUPS]:
             draw = _groups if any(len(group) > 1 for group in shown) else _singles
-            pictures.add_figure(f"{finding.rule.name}.png", draw(finding, shown, listing, look))
+            pictures.add_figure(f"{finding.rule.name}.png", draw(finding, shown, check_up))
 
 
-def _singles(
-    finding: Finding, groups: Sequence[Sequence[int]], listing: Listing, look: Look
-) -> Figure:
+def _singles(finding: Finding, groups: Sequence[Sequence[int]], check_up: CheckUp) -> Figure:
+    listing = check_up.evidence.listing
     rows = [group[0] for group in groups]
     captions = [(listing.names[row], listing.label_name(row)) for row in rows]
-    images = [look(listing.paths[row]) for row in rows]
+    images = [check_up.pixels(row) for row in rows]
     return contact_sheet(
         images, captions, title=_title(finding), footer=_footer(finding, len(rows))
     )
 
 
-def _groups(
-    finding: Finding, groups: Sequence[Sequence[int]], listing: Listing, look: Look
-) -> Figure:
+def _groups(finding: Finding, groups: Sequence[Sequence[int]], check_up: CheckUp) -> Figure:
+    listing = check_up.evidence.listing
     strips = [
         Strip(
             listing.names[group[0]],
             _kinds(group, listing),
-            [look(listing.paths[row]) for row in group[:MAX_IN_GROUP]],
+            [check_up.pixels(row) for row in group[:MAX_IN_GROUP]],
         )
         for group in groups
     ]

@@ -13,13 +13,14 @@ from ptkit.core.data.checking.cropping import CropLoss, crop_losses
 from ptkit.core.data.checking.evidence import Evidence, Listing, gather
 from ptkit.core.data.checking.findings import ACTIONS, RULES, Finding, Findings, apply_rules
 from ptkit.core.data.checking.ignoring import read_ignored
+from ptkit.core.data.images import Pixels, read
 from ptkit.core.data.labels import MULTI, SINGLE
 from ptkit.core.data.lists import ImageList, classes_file, list_of, read_list
 from ptkit.core.data.moved import check_root, prefix_of
 from ptkit.core.data.splits.given_parts import PART_NAMES, part_of
 from ptkit.core.data.splits.scanning import Scan
 from ptkit.core.data.splits.sources import Source, scan_source
-from ptkit.core.data.transparency import alpha_for
+from ptkit.core.data.transparency import alpha_for, shown
 from ptkit.core.errors import DataError, UsageError
 
 # What to do, in words.
@@ -39,7 +40,7 @@ class CheckUp:
 
     evidence: Evidence
     findings: Findings
-    alpha: str = "drop"
+    alpha: str
 
     @property
     def by_action(self) -> Iterator[tuple[str, list[Finding]]]:
@@ -52,6 +53,16 @@ class CheckUp:
     def crop_losses(self) -> list[CropLoss]:
         """What a centre crop would leave out of each class, the largest share first."""
         return crop_losses(self.evidence)
+
+    def pixels(self, row: int) -> Pixels:
+        """Return an image as it was checked; one that shows nothing, but in its transparency, so
+        that it can be seen.
+
+        Raises:
+            DataError: it cannot be read any more.
+        """
+        path = self.evidence.listing.paths[row]
+        return shown(path) if self.evidence["is_hidden"][row] else read(path, alpha=self.alpha)
 
     def count(self, verdict: str) -> int:
         """Return how many findings have this verdict."""
@@ -75,6 +86,7 @@ class CheckUp:
         counts = np.bincount(listing.parts, minlength=len(listing.part_names)).tolist()
         return {
             "num_images": len(listing),
+            "alpha": self.alpha,
             "parts": dict(zip(listing.part_names, counts, strict=True)),
             "findings": [
                 {

@@ -43,7 +43,7 @@ class LabelReview:
     margins: npt.NDArray[np.float64]
     suggested: npt.NDArray[np.int64]
     num_negative: int
-    alpha: str = "drop"
+    alpha: str
 
     @property
     def doubts(self) -> list[str]:

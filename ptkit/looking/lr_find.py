@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ptkit.core.config.settings import AUTO, Settings
-from ptkit.core.diagnosis.rates import rate_flag
 from ptkit.core.device import leaving_torch_as_it_was
+from ptkit.core.diagnosis.rates import rate_flag
 from ptkit.core.errors import UsageError
 from ptkit.core.ranks import here
 from ptkit.core.training.lr_find import NUM_STEPS, range_test

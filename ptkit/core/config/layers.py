@@ -232,7 +232,9 @@ def _refuse_second_rate(given: Settings) -> None:
     if has_rate(optimizer.call):
         rate = f"{optimizer.call} has lr"
     if rate is not None:
-        raise UsageError(f"the rate is given twice: {schedule} has max_lr, and {rate}: leave one out")
+        raise UsageError(
+            f"the rate is given twice: {schedule} has max_lr, and {rate}: leave one out"
+        )
 
 
 def _full_name(key: str) -> str:

@@ -224,6 +224,17 @@ def _regular_bytes(path: str | Path, most: int | None) -> bytes:
         os.close(descriptor)
 
 
+def alpha_channel(data: bytes, path: str | Path = "image") -> Pixels:
+    """Return how opaque each pixel of an image is, uint8 (H, W), 255 where nothing shines through.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    kind, _, may_be_turned = first_look(data, path)
+    channel = _with_pillow(data, path, kind, _opacity)
+    return _upright(channel, data, kind) if may_be_turned else channel
+
+
 def _decoded(data: bytes, path: str | Path, alpha: str) -> Pixels:
     kind, for_opencv, may_be_turned = first_look(data, path)
     to_pixels = to_rgb
@@ -350,11 +361,21 @@ def on_white(image: Any) -> Pixels:
     """Return RGB pixels of a Pillow image on a white background; see `to_rgb`."""
     from PIL import Image
 
-    image.load()
-    # Of 16 bits Pillow knows one transparent grey at most, which convert would clip.
-    if not image.has_transparency_data or image.mode.startswith("I"):
+    if not _has_transparency(image):
         return to_rgb(image)
     whole = image.convert("RGBA")
     return np.asarray(
         Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole).convert("RGB")
     )
+
+
+def _opacity(image: Any) -> Pixels:
+    if not _has_transparency(image):
+        return np.full((image.height, image.width), 255, np.uint8)
+    return np.asarray(image.convert("RGBA").getchannel("A"))
+
+
+def _has_transparency(image: Any) -> bool:
+    image.load()
+    # Of 16 bits Pillow knows one transparent grey at most, which convert would clip.
+    return bool(image.has_transparency_data) and not image.mode.startswith("I")

@@ -17,6 +17,8 @@ from ptkit.core.training.tasks.task import METRICS
 
 # Images of each list on which the script's way to read them is tried.
 _TRIED = 50
+# The weights or the images may have chosen white.
+_ON_WHITE = "save them so, and pass --alpha drop"
 # What these optimizers do is more than a call: they need a closure, or are two in one.
 _OPTIMIZERS = ("LBFGS", "Muon", "SparseAdam")
 
@@ -52,9 +54,8 @@ def check_setup(setup: Setup) -> None:
         raise refused("torch.compile", "--set train.compile=false")
     if training.dtype is torch.float16:
         raise refused("fp16 with its loss scaling", "--precision fp32 or bf16")
-    # The weights or the images may have decided it.
     if data.settings.alpha == "white":
-        raise refused("images on white", "--alpha drop")
+        raise refused("images on white", _ON_WHITE)
     if data.skipped:
         raise refused("images that are skipped", "take them out of the lists")
     main = next(iter(METRICS[training.loss.task.kind]))
@@ -89,9 +90,8 @@ def _unsuited(settings: Settings) -> Iterator[tuple[str, str]]:
         "train.batch_size=auto": train.batch_size == AUTO,
         "log.wandb": settings.log.wandb,
     }
-    # Left out it may be white all the same, as suits the images.
-    others = {"data.alpha=white": "--alpha drop"}
-    yield from ((name, others.get(name, leave_out)) for name, is_set in found.items() if is_set)
+    remedies = {"data.alpha=white": _ON_WHITE}
+    yield from ((name, remedies.get(name, leave_out)) for name, is_set in found.items() if is_set)
     if train.method == "probe":
         yield "train.method=probe", "--set train.method=steps"
 

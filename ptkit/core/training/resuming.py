@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ptkit.core.config.layers import to_layer
-from ptkit.core.config.settings import SchedulerSettings, Settings
+from ptkit.core.config.settings import AUTO, SchedulerSettings, Settings
 from ptkit.core.data.fingerprints import hash_files
 from ptkit.core.data.keyed import spread
 from ptkit.core.errors import CheckpointError, DataError, StorageError, UsageError
@@ -54,7 +54,7 @@ _MAY_CHANGE = {
     *("data.train", "data.valid", "data.classes", "data.workers", "data.cache"),
     *("model.weights", "model.weights_sha256", "data.root", "train.shard", "train.channels_last"),
     # What they come to is compared instead, or said.
-    *("data.eval_transforms", "scheduler.warmup", "train.compile"),
+    *("data.alpha", "data.eval_transforms", "scheduler.warmup", "train.compile"),
     # A run from before images were compared by content may have such a leak.
     "data.allow_leak",
 }
@@ -90,6 +90,14 @@ def check_before_setup(saved: SavedState, settings: Settings, *, is_unfinished: 
             f"{saved.folder} stopped early after {counted(saved.epoch, 'epoch')}: ask for more with"
             f" --set train.patience={patience + 1} or more"
         )
+
+
+def with_saved_alpha(settings: Settings, saved: SavedState) -> Settings:
+    """Return settings whose transparency becomes what it did in the run, where they do not say."""
+    data = settings.data
+    if data.alpha != AUTO:
+        return settings
+    return replace(settings, data=replace(data, alpha=_alpha_of(saved)))
 
 
 def resumed_run(setup: Setup, saved: SavedState, hold: Hold) -> tuple[Run, str]:
@@ -184,7 +192,7 @@ def _restore(saved: SavedState, setup: Setup) -> str:
     state = checkpoint["train"]
     _check_same_data(saved, setup)
     _check_same_run(saved, setup.settings)
-    _check_same_evaluation(checkpoint["pipeline"]["calls"], setup)
+    _check_same_evaluation(saved, setup)
     _check_same_warmup(saved, setup)
     _check_same_images(saved, setup)
     # Its task has no `counted`: it was saved when a mean was one of the batches' means.
@@ -294,13 +302,24 @@ def _check_same_run(saved: SavedState, settings: Settings, *, of_all: bool = Tru
         raise UsageError(f"--resume continues the same run, but {'; '.join(differences)}")
 
 
-def _check_same_evaluation(saved: list[str], setup: Setup) -> None:
-    """Refuse to evaluate in another way, as settings or an earlier version of ptkit may have it."""
-    calls = [str(call) for call in setup.training.valid.pipeline.calls]
-    if calls != saved:
-        setting = f"data.eval_transforms={json.dumps(saved, ensure_ascii=False)}"
+def _alpha_of(saved: SavedState) -> str:
+    # Runs from before there was a choice dropped it.
+    return str(saved.checkpoint["pipeline"].get("alpha", "drop"))
+
+
+def _check_same_evaluation(saved: SavedState, setup: Setup) -> None:
+    """Refuse to read or evaluate in another way, as settings or an earlier version may have it."""
+    pipeline, before = setup.training.valid.pipeline, saved.checkpoint["pipeline"]["calls"]
+    if pipeline.alpha != _alpha_of(saved):
         raise UsageError(
-            f"--resume continues the same run, but it was evaluated with {', '.join(saved)}, and"
+            f"--resume continues the same run, but --alpha (data.alpha) is {pipeline.alpha}, was"
+            f" {_alpha_of(saved)}"
+        )
+    calls = [str(call) for call in pipeline.calls]
+    if calls != before:
+        setting = f"data.eval_transforms={json.dumps(before, ensure_ascii=False)}"
+        raise UsageError(
+            f"--resume continues the same run, but it was evaluated with {', '.join(before)}, and"
             f" would be with {', '.join(calls)}: pass --set {shlex.quote(setting)}"
         )
 

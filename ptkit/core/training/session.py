@@ -28,7 +28,7 @@ from ptkit.core.training.probe.linear_head import Chosen
 from ptkit.core.training.probe.report import ProbeReport
 from ptkit.core.training.probing import fit_head_of, head_line, probe
 from ptkit.core.training.profiling import Profile
-from ptkit.core.training.resuming import check_before_setup, resumed_run
+from ptkit.core.training.resuming import check_before_setup, resumed_run, with_saved_alpha
 from ptkit.core.training.run_folder import Run, first_image, new_run, sweep
 from ptkit.core.training.run_place import Place
 from ptkit.core.training.save_times import SaveTimes
@@ -163,6 +163,7 @@ def _begun(
         watch.warn(warning)
     if saved is not None:
         check_before_setup(saved, settings, is_unfinished=hold.is_unfinished)
+        settings = with_saved_alpha(settings, saved)
     setup = prepare(settings, watch, is_resumed=saved is not None)
     stack.enter_context(closing(setup.data))
     if saved is None:

@@ -126,7 +126,7 @@ def prepare_data(
     # Drafts, without Normalize: decoding needs pipelines, and measuring needs decoded images.
     planned = functools.partial(_pipeline, size=size, fit=data.fit, alpha=alpha)
     train_draft = planned(train_calls)
-    eval_calls = _evaluation_calls(data, size, train_draft.calls, train_list)
+    eval_calls = _evaluation_calls(data, size, train_draft, train_list)
     lists, drafts = (train_list, valid_list), (train_draft, planned(eval_calls))
     _check_drafts(data, train_list, *drafts)
     train, valid = _load(lists, drafts, data=data, is_once=asked.epochs == 1, counting=counting)
@@ -217,19 +217,19 @@ def _training_calls(data: DataSettings, size: int, start: Weights | None) -> tup
 
 
 def _evaluation_calls(
-    data: DataSettings, size: int, train: tuple[Call, ...], images: ImageList
+    data: DataSettings, size: int, train: Pipeline, images: ImageList
 ) -> tuple[Call, ...]:
     """Return the transforms for evaluation, complete but for Normalize: the user's, or those that
     go with a complete training list.
     """
     given = parse_all(data.eval_transforms)
-    if _has(given, "WithHorizontalFlip") and not mirrors(train):
+    if _has(given, "WithHorizontalFlip") and not mirrors(train.calls):
         raise UsageError(
             "data.eval_transforms has WithHorizontalFlip, and no training transform mirrors images:"
             " add one, such as AlternatingFlip(), or pass --set data.eval_transforms=none"
         )
-    calls = complete(given, size=size, fit=data.fit) if given else train
-    tried_on = examples(images) if has_own_code(calls) else ()
+    calls = complete(given, size=size, fit=data.fit) if given else train.calls
+    tried_on = examples(images, alpha=train.alpha) if has_own_code(calls) else ()
     fixed, is_random = without_randomness(calls, tried_on)
     if given and is_random:
         raise UsageError(
@@ -255,7 +255,7 @@ def _alpha_of(data: DataSettings, start: Weights | None, images: ImageList) -> s
 
 
 def _with_alpha(data: DataSettings, alpha: str, start: Weights | None) -> DataSettings:
-    """Return the settings with what became of transparency, unless a resumed run would find it."""
+    """Return the settings with what became of transparency, if the images or weights chose it."""
     return replace(data, alpha=alpha) if alpha == "white" or _knows_alpha(start) else data
 
 

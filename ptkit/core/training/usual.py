@@ -100,7 +100,9 @@ def _is_for_trained(recipe: Settings) -> bool:
     """Say whether a recipe has what only makes sense for weights that are trained already."""
     asked = recipe.optimizer
     treats_head_apart = asked.head_lr != 1.0 or recipe.train.method != "steps"
-    return treats_head_apart or asked.layer_decay is not None or any(map(_KEEPS.search, asked.groups))
+    return (
+        treats_head_apart or asked.layer_decay is not None or any(map(_KEEPS.search, asked.groups))
+    )
 
 
 def _choice(model: str | None) -> tuple[str, str]:

@@ -1,8 +1,10 @@
 """A run's answers to its validation images as parts of a page: matrix, pairs, images, rates."""
 
+import functools
 import math
 
 from ptkit.core.comparing.runs import Predictions
+from ptkit.core.data import images as decoder
 from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
 from ptkit.core.training.tasks import metrics as compute
 from ptkit.core.wording import short_paths
@@ -54,9 +56,12 @@ def images_section(report: Reported) -> Html | Missing:
     if isinstance(places, Missing):
         return places
     examples = chosen(examples_of(found))
-    paths = [places.get(each.path, each.path) for each in examples]
     alpha = "white" if report.settings.data.alpha == "white" else "drop"
-    uris = thumbnails(paths, budget=_BUDGET, alpha=alpha)
+    images = [
+        functools.partial(decoder.read, places.get(each.path, each.path), alpha=alpha)
+        for each in examples
+    ]
+    uris = thumbnails(images, budget=_BUDGET)
     names = short_paths([each.path for each in examples])
     figures = [
         _figure(each, name, uri, is_shown=rank < NUM_WORST and not each.is_right)

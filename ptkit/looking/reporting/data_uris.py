@@ -1,16 +1,15 @@
 """Pictures as text inside a page: thumbnails of images, and figures of a run."""
 
 import base64
-import functools
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 from PIL import Image
 
-from ptkit.core.data import images as decoder
+from ptkit.core.data.images import Pixels
 from ptkit.core.errors import PtkitError
 from ptkit.core.machine import num_cores
 
@@ -22,14 +21,13 @@ _KINDS = {".png": "image/png", ".gif": "image/gif"}
 
 
 def thumbnails(
-    paths: Sequence[str], *, budget: int, alpha: str = "drop", workers: int = 0
+    images: Sequence[Callable[[], Pixels]], *, budget: int, workers: int = 0
 ) -> list[str | None]:
     """Return a data URI for each image; None where it cannot be read, and for those after which all
-    URIs together would be longer than `budget` characters. alpha: see `images.read`.
+    URIs together would be longer than `budget` characters. images: functions that read them.
     """
-    drawn = functools.partial(_thumbnail, alpha=alpha)
     with ThreadPoolExecutor(workers or num_cores(), "ptkit-thumbnails") as pool:
-        return list(_within(pool.map(drawn, paths), budget))
+        return list(_within(pool.map(_thumbnail, images), budget))
 
 
 def figures(files: Iterable[Path], *, budget: int) -> list[str | None]:
@@ -43,9 +41,9 @@ def _within(uris: Iterable[str | None], budget: int) -> Iterator[str | None]:
         yield uri if budget >= 0 else None
 
 
-def _thumbnail(path: str, alpha: str) -> str | None:
+def _thumbnail(read: Callable[[], Pixels]) -> str | None:
     try:
-        pixels = decoder.read(path, alpha=alpha)
+        pixels = read()
     except PtkitError:
         return None
     height, width = pixels.shape[:2]

@@ -1,5 +1,6 @@
 """What `diagnose` and `check` found, as parts of a page."""
 
+import functools
 import shlex
 from collections.abc import Sequence
 
@@ -103,7 +104,7 @@ def _examples(found: CheckUp) -> dict[str, Html]:
         finding.rule.name: finding.found.images[:_NUM_IMAGES] for finding in found.findings.findings
     }
     every = [row for some in rows.values() for row in some]
-    uris = thumbnails([listing.paths[row] for row in every], budget=_BUDGET, alpha=found.alpha)
+    uris = thumbnails([functools.partial(found.pixels, row) for row in every], budget=_BUDGET)
     by_row = dict(zip(every, uris, strict=True))
     return {
         rule: tag("div", *(_image(listing.names[k], by_row[k]) for k in some), class_="gallery")

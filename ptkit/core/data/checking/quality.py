@@ -32,12 +32,21 @@ def constant(evidence: Evidence) -> Found | None:
 
 
 def transparent(evidence: Evidence) -> Found | None:
-    """Find images that show nothing without their transparency, which is dropped."""
-    return _those(
+    """Find images that show nothing, as the picture is in their transparency alone."""
+    is_hidden, is_white = evidence["is_hidden"], evidence["is_white"]
+    on_white = _those(
         evidence,
         "of one colour without transparency, which is dropped: train with --alpha white",
-        evidence["is_hidden"],
+        is_hidden & ~is_white,
     )
+    nowhere = _those(
+        evidence,
+        "drawn in white on nothing, and invisible on white too: save them on a darker colour",
+        is_hidden & is_white,
+    )
+    found = [each for each in (on_white, nowhere) if each is not None]
+    groups = [group for each in found for group in each.groups]
+    return Found("; ".join(each.text for each in found), groups) if found else None
 
 
 def turned(evidence: Evidence) -> Found | None:

@@ -41,8 +41,9 @@ def has_jpegs(images: ImageList) -> bool:
     return False
 
 
-def examples(images: ImageList) -> list[Pixels]:
-    """Return some decoded images of a list, on which a user's own transforms are tried.
+def examples(images: ImageList, *, alpha: str) -> list[Pixels]:
+    """Return some decoded images of a list, on which a user's own transforms are tried. alpha: see
+    `images.read`.
 
     Raises:
         DataError: none of those looked at can be read.
@@ -53,7 +54,7 @@ def examples(images: ImageList) -> list[Pixels]:
     for index in dict.fromkeys(places[:: _NUM_HEADERS // _NUM_EXAMPLES] + places):
         # What cannot be read is reported by decoding.
         with suppress(DataError):
-            found.append(decoder.read(images.image_path(index)))
+            found.append(decoder.read(images.image_path(index), alpha=alpha))
         if len(found) == _NUM_EXAMPLES:
             return found
     if not found:

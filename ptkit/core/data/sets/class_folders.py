@@ -128,25 +128,34 @@ def _encoded(image: SetImage) -> tuple[bytes, str]:
         except DataError:
             content = _opened(content, image)
     buffer = io.BytesIO()
-    if content.mode not in _MODES_OF_PNG:
-        content = _as_rgb(content, image)
-    content.save(buffer, "PNG")
-    return buffer.getvalue(), ".png"
-
-
-def _as_rgb(content: Image.Image, image: SetImage) -> Image.Image:
-    """Return the pixels as RGB, as files like these are read: PNG has no CMYK, no YCbCr and no 32
-    bits.
-    """
-    # Numbers of a set's own, not those of a file of 16 bits.
-    if content.format is None and content.mode == "I" and np.asarray(content).max() <= 255:
-        return content.convert("RGB")
     try:
-        return Image.fromarray(to_rgb(content))
+        _as_png_takes(content).save(buffer, "PNG")
     except DataError as error:
         raise DataError(
             f"the set's image {image.stem} of {image.label} cannot be written: {error}"
         ) from None
+    return buffer.getvalue(), ".png"
+
+
+def _as_png_takes(content: Image.Image) -> Image.Image:
+    """Return the pixels as RGB where PNG lacks their mode, as files like these are read: it has no
+    CMYK, no YCbCr and no 32 bits.
+
+    Raises:
+        DataError: no pixels, or numbers of which nobody knows what is white.
+    """
+    if 0 in content.size:
+        raise DataError("it has no pixels")
+    if content.mode in _MODES_OF_PNG:
+        return content
+    # Numbers of a set's own, not those of a file of 16 bits.
+    if content.format is None and content.mode == "I":
+        numbers = np.asarray(content)
+        if numbers.min() < 0 or numbers.max() > 255:
+            found = f"{numbers.min()}..{numbers.max()}"
+            raise DataError(f"its pixels are numbers of {found}, not of 0..255")
+        return content.convert("RGB")
+    return Image.fromarray(to_rgb(content))
 
 
 def _opened(content: bytes, image: SetImage) -> Image.Image:

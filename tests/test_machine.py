@@ -1,6 +1,8 @@
 """What a machine offers, on systems of every kind, and what it says where something is missing."""
 
+import json
 import os
+import platform
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -71,3 +73,38 @@ def test_files_in_memory_that_nobody_needs_are_free_in_a_container(
     monkeypatch.setattr("ptkit.core.machine._CGROUP", tmp_path)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=12345))
     assert free_bytes() == free
+
+
+_FREED = """
+import ctypes, json, resource
+import psutil
+from ptkit.core.machine import give_freed_memory_back, keep_freed_memory
+
+libc, size, process = ctypes.CDLL(None), 100 << 20, psutil.Process()
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    memory = libc.malloc(size)
+    libc.memset(memory, 1, size)
+    libc.free(memory)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+usual = faults()
+keep_freed_memory()
+faults()
+kept, held = faults(), process.memory_info().rss
+give_freed_memory_back()
+print(json.dumps([usual, kept, held - process.memory_info().rss]))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_memory_that_large_tensors_free_is_kept_and_then_given_back():
+    done = subprocess.run([sys.executable, "-c", _FREED], capture_output=True, check=True)
+    usual, kept, given_back = json.loads(done.stdout)
+    # Of 100 MiB each page anew, and none.
+    assert kept < usual / 10
+    assert given_back > 90 << 20

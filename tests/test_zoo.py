@@ -1,3 +1,4 @@
+import copy
 import inspect
 
 import pytest
@@ -301,3 +302,25 @@ def test_find_head_takes_the_last_layer_of_that_many_outputs():
     assert find_head(model, 5) == "1"
     with pytest.raises(UsageError, match="with 6 outputs"):
         find_head(model, 6)
+
+
+@pytest.mark.parametrize("name", ["lenet", "resnet34_tutorial"])
+def test_pooling_first_gives_the_numbers_of_rectifying_first(name):
+    model = build_model(f"{name}()", num_classes=3, size=32, seed=0)[0].double()
+    textbook = copy.deepcopy(model)
+    if name == "lenet":
+        # Rectified twice is rectified once.
+        for number in (1, 2):
+            convolution = getattr(textbook, f"conv{number}")
+            convolution.register_forward_hook(lambda _module, _inputs, maps: maps.relu())
+    else:
+        convolution, norm, pool, relu = textbook.pre
+        textbook.pre = nn.Sequential(convolution, norm, relu, pool)
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)).double()
+    outputs = [each(images) for each in (model, textbook)]
+    assert torch.equal(*outputs)
+    gradients = [
+        torch.autograd.grad(found.square().sum(), [*each.parameters()])
+        for found, each in zip(outputs, (model, textbook), strict=True)
+    ]
+    assert all(map(torch.equal, *gradients))

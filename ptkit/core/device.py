@@ -18,7 +18,13 @@ import torch
 from torch import Tensor
 
 from ptkit.core.errors import UsageError
-from ptkit.core.machine import DEVICES, decoding_threads, keep_freed_memory, num_cores
+from ptkit.core.machine import (
+    DEVICES,
+    decoding_threads,
+    give_freed_memory_back,
+    keep_freed_memory,
+    num_cores,
+)
 from ptkit.core.wording import check_choice
 
 T = TypeVar("T")
@@ -92,7 +98,7 @@ def prepare_device(device: torch.device, *, deterministic: bool) -> int:
 @contextmanager
 def leaving_torch_as_it_was() -> Iterator[None]:
     """Restore, after a block or function, torch's settings for the whole process that
-    `prepare_device` changes.
+    `prepare_device` changes, and give memory back.
     """
     cudnn, fills = torch.backends.cudnn, torch.utils.deterministic
     threads, precision = torch.get_num_threads(), _matmul_precision()
@@ -108,6 +114,7 @@ def leaving_torch_as_it_was() -> Iterator[None]:
             torch.set_float32_matmul_precision(precision)
         torch.use_deterministic_algorithms(is_deterministic, warn_only=only_warns)
         cudnn.benchmark, cudnn.deterministic, fills.fill_uninitialized_memory = before  # type: ignore[attr-defined]
+        give_freed_memory_back()
 
 
 def _matmul_precision() -> str | None:

@@ -84,8 +84,9 @@ class TutorialResNet(nn.Module):
         self.pre = nn.Sequential(
             nn.Conv2d(in_channels, 64, 7, 2, 3, bias=False),
             nn.BatchNorm2d(64),
-            nn.ReLU(inplace=True),
+            # In this order a quarter of the values is rectified, with the same outcome.
             nn.MaxPool2d(3, 2, 1),
+            nn.ReLU(inplace=True),
         )
         self.layer1 = _stage(TutorialBlock, 64, 128, 3)
         self.layer2 = _stage(TutorialBlock, 128, 256, 4, stride=2)

@@ -217,8 +217,12 @@ def test_what_shows_only_in_transparency_is_trained_on_white(icons):
     assert 'alpha = "white"' in (run.run / "config.toml").read_text()
     dropped = ptkit.train(alpha="drop", **QUIET)
     assert read_checkpoint(dropped.checkpoint)["pipeline"]["alpha"] == "drop"
-    with pytest.raises(UsageError, match="no plain form for images on white; save them so"):
+    with pytest.raises(
+        UsageError, match="images on white; save the images on white, and pass --alpha drop"
+    ):
         ptkit.eject("script.py", **QUIET)
+    with pytest.raises(UsageError, match=r"data\.alpha=white; save the images on white, and"):
+        ptkit.eject("script.py", alpha="white", **QUIET)
 
 
 def test_own_transforms_are_tried_on_what_is_trained_on(icons):
@@ -287,42 +291,59 @@ def is_a_sign(pixels):
     return set(np.unique(pixels)) == {0, 255}
 
 
-def test_signs_in_white_are_to_be_saved_on_another_colour_and_not_deleted(icons):
-    for file in sorted(Path("icons").rglob("*.png"))[:5]:
+def drawn_in(colour, files):
+    """Give signs another colour, and their ground too."""
+    for number, file in enumerate(files):
         pixels = np.array(Image.open(file))
-        pixels[..., :3] = 255
+        pixels[..., :3] = colour(number)
         Image.fromarray(pixels).save(file)
-    for alpha, num_dark in (("drop", 19), ("white", 0)):
-        found = ptkit.check("icons", alpha=alpha)
-        by_rule = {finding.rule.name: finding for finding in found.findings.findings}
-        assert "constant" not in by_rule
-        finding = by_rule["transparent"]
-        assert "5 images are drawn in white on nothing" in finding.found.text
-        assert f"{num_dark} images are of one colour without" in finding.found.text or not num_dark
-        assert (finding.rule.action, len(finding.found.images)) == ("fix", num_dark + 5)
-        assert all(is_a_sign(found.pixels(row)) for row in finding.found.images)
-    # White alone is no reason for white.
-    for file in Path("icons").rglob("*.png"):
-        pixels = np.array(Image.open(file))
-        pixels[..., :3] = 255
-        Image.fromarray(pixels).save(file)
+
+
+@pytest.mark.parametrize(("alpha", "num_dark"), [("drop", 19), ("white", 0)])
+def test_signs_in_white_are_to_be_saved_on_another_colour_and_not_deleted(icons, alpha, num_dark):
+    drawn_in(lambda _: 255, sorted(Path("icons").rglob("*.png"))[:5])
+    found = ptkit.check("icons", alpha=alpha)
+    by_rule = {finding.rule.name: finding for finding in found.findings.findings}
+    assert "constant" not in by_rule
+    finding = by_rule["transparent"]
+    white = "5 images are of one colour without transparency and on white, as signs drawn in white"
+    dark = "19 images are of one colour without transparency, which is dropped: train with"
+    assert (white in finding.found.text, dark in finding.found.text) == (True, bool(num_dark))
+    assert (finding.rule.action, len(finding.found.images)) == ("fix", num_dark + 5)
+    assert all(is_a_sign(found.pixels(row)) for row in finding.found.images)
+
+
+def test_white_signs_alone_are_no_reason_for_white(icons):
+    drawn_in(lambda _: 255, Path("icons").rglob("*.png"))
     assert alpha_for(read_list(Path("train.txt"))) == "drop"
 
 
-@pytest.mark.parametrize("are_colourful", [False, True])
-def test_statistics_without_what_images_show_say_so(icons, are_colourful):
-    for number, file in enumerate(Path("icons").rglob("*.png")):
+def test_what_is_hidden_on_white_alone_is_to_be_dropped(icons):
+    # White signs, whose ground is black below its transparency.
+    for file in Path("icons").rglob("*.png"):
         pixels = np.array(Image.open(file))
-        pixels[..., :3] = 9 * number * are_colourful
+        pixels[..., :3] = pixels[..., 3:]
         Image.fromarray(pixels).save(file)
+    assert ptkit.check("icons").alpha == "drop"
+    found = ptkit.check("icons", alpha="white")
+    [finding] = [f for f in found.findings.findings if f.rule.name == "transparent"]
+    assert "24 images are of one colour on white: train with --alpha drop" in finding.found.text
+    assert all(is_a_sign(found.pixels(row)) for row in finding.found.images)
+
+
+@pytest.mark.parametrize("colour", [lambda _: 0, lambda number: 9 * number])
+def test_statistics_without_what_images_show_say_so(icons, colour):
+    drawn_in(colour, Path("icons").rglob("*.png"))
     run = CliRunner().invoke
     done = run(app, ["normstats", "train.txt"])
-    assert "note: without their transparency the images are of one colour: --alpha" in done.stderr
+    assert "each image is of one colour; `ptkit train` puts them on white: pass --" in done.stderr
     assert not run(app, ["normstats", "train.txt", "--alpha", "white"]).stderr
-    if are_colourful:
-        done = run(app, ["normstats", "train.txt", "--whiten", "zca"])
-        # What was measured is trained on.
-        assert "ptkit train --alpha drop --size 16 --transform" in done.stdout
+    done = run(app, ["normstats", "train.txt", "--whiten", "zca"])
+    assert (done.exit_code, "save them on white first" in done.stderr) == (2, True)
+
+
+def test_statistics_of_other_transparent_images_have_no_note(here):
+    assert not CliRunner().invoke(app, ["normstats", "train.txt"]).stderr
 
 
 def test_near_duplicates_among_icons_stay_on_one_side(icons):

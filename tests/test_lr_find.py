@@ -111,17 +111,51 @@ def test_a_rate_is_suggested_and_nothing_is_trained(here):
     assert not Path("ckpt.pkl").exists()
 
 
-def test_the_rate_is_suggested_where_the_run_takes_it_from(here):
-    call = "OneCycleLR(max_lr=0.3, pct_start=0.2)"
-    given = ["--model", "lenet", "--scheduler", call]
+@pytest.mark.parametrize(
+    ("given", "flag"),
+    [
+        (["--lr", "0.05"], "--lr {}"),
+        (
+            ["--scheduler", "OneCycleLR(max_lr=0.3, pct_start=0.2)"],
+            "--scheduler 'OneCycleLR(max_lr={}, pct_start=0.2)'",
+        ),
+        (
+            ["--optimizer", "SGD(momentum=0.8, lr=0.1)"],
+            "--optimizer 'SGD(momentum=0.8, lr={})'",
+        ),
+    ],
+)
+def test_the_rate_is_suggested_where_the_run_takes_it_from(here, given, flag):
+    given = ["--model", "lenet", *given]
     found = json.loads(invoke("--json", *given).stdout)
-    assert found["flag"] == f"--scheduler 'OneCycleLR(max_lr={found['lr']:.2g}, pct_start=0.2)'"
-    suggested = shlex.split(found["flag"])
+    assert found["flag"] == flag.format(f"{found['lr']:.2g}")
     assert f"suggested: {found['flag']}, where" in invoke(*given).stdout
-    # Beside --lr it would be refused.
-    again = CliRunner().invoke(app, ["train", "--preflight", "--model", "lenet", *suggested])
+    # Beside what was given it is not refused as a second rate.
+    both = ["--preflight", *given, *shlex.split(found["flag"])]
+    again = CliRunner().invoke(app, ["train", *both])
     assert again.exit_code == 0, again.output
     assert f"lr {found['lr']:.2g}" in again.stdout
+
+
+def test_a_rate_for_another_batch_size_is_suggested_for_that(here):
+    given = ["--model", "lenet", "--lr", "0.1", "--set", "optimizer.lr_per=256"]
+    found = json.loads(invoke("--json", *given, "--batch-size", "8").stdout)
+    flag, rate, *rest = shlex.split(found["flag"])
+    assert [flag, *rest] == ["--lr", "--set", "optimizer.lr_per=256"]
+    assert float(rate) == pytest.approx(found["lr"] * 256 / 8, rel=0.05)
+
+
+def test_groups_keep_the_ratios_of_their_highest_rates(here):
+    settings = resolve({
+        "model": {"call": "lenet()"},
+        "optimizer": {"groups": ["fc3: momentum=0.8"], "decay_all": True},
+        "scheduler": {"call": "OneCycleLR(max_lr=[0.1, 0.2])"},
+    })  # fmt: skip
+    setup = prepare(settings, Unwatched(), is_resumed=False)
+    with closing(setup.data):
+        range_test(setup.training)
+    one, other = (group["lr"] for group in setup.training.optimizer.param_groups)
+    assert max(one, other) == pytest.approx(2 * min(one, other))
 
 
 @pytest.mark.slow

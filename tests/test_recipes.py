@@ -309,11 +309,11 @@ def test_the_scale_of_a_rate_goes_with_it_and_not_to_a_max_lr() -> None:
         ({"optimizer": {"call": "SGD(lr=0.1)"}}, 0.01),
         ({"scheduler": {"call": "OneCycleLR(max_lr=0.3)"}}, 0.03),
         ({}, None),
-        # Recipes for trained weights.
-        ({"optimizer": {"lr": 0.1, "head_lr": 10.0}}, None),
-        ({"optimizer": {"lr": 0.1, "layer_decay": 0.75}}, None),
-        ({"optimizer": {"lr": 0.1, "groups": ["layer1.*: unfreeze=2"]}}, None),
-        ({"optimizer": {"lr": 0.1}, "train": {"method": "probe-steps"}}, None),
+        # From scratch a layer may stay as it is, too.
+        ({"optimizer": {"lr": 0.1, "groups": ["conv1: frozen"]}}, 0.01),
+        ({"optimizer": {"lr": 0.1, "groups": ["unfreeze*: weight_decay=0"]}}, 0.01),
+        # What is wrong may be replaced.
+        ({"optimizer": {"call": "SGD(lr='0.1')"}}, None),
     ],
 )
 def test_a_rate_from_scratch_is_a_tenth_for_trained_weights(
@@ -322,6 +322,32 @@ def test_a_rate_from_scratch_is_a_tenth_for_trained_weights(
     assert finetuning_rate(resolve(sections | {"model": {"call": "resnet8()"}})) == rate
     assert finetuning_rate(resolve(sections)) is None
     assert finetuning_rate(resolve(sections | {"model": {"weights": "resnet18"}})) is None
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"optimizer": {"lr": 0.1, "head_lr": 10.0}},
+        {"optimizer": {"lr": 0.1, "layer_decay": 0.75}},
+        {"optimizer": {"lr": 0.1, "groups": ["layer1.*: unfreeze=2"]}},
+        {"optimizer": {"lr": 0.1}, "train": {"method": "probe-steps"}},
+    ],
+)
+def test_a_recipe_for_trained_weights_keeps_its_rate(sections: dict[str, Any]) -> None:
+    assert finetuning_rate(resolve(sections | {"model": {"call": "resnet8()"}})) is None
+
+
+def test_recipes_have_a_tenth_of_their_rate_for_trained_weights_if_they_are_from_scratch() -> None:
+    found = {name: finetuning_rate(resolve(read_recipe(name))) for name in recipe_names()}
+    assert found == {
+        "course": 0.0001,
+        "finetune": None,
+        "photos": None,
+        "photos-scratch": 0.0001,
+        "small-images": 0.01,
+        "speed": 0.024,
+        "speed-gpu": 0.024,
+    }
 
 
 def test_groups_and_names_of_layers_go_with_their_model() -> None:
@@ -416,9 +442,3 @@ def test_a_file_of_settings_is_a_layer_like_a_recipe(tmp_path: Path) -> None:
         "f.py:MyCrop(32)",
     )
     assert gather({"augment": "safe"}, config=file).data.transforms == ()
-
-
-def test_a_rate_of_a_recipe_that_is_none_is_refused_in_a_line() -> None:
-    recipe = resolve({"optimizer": {"call": "SGD(lr='0.1')"}, "model": {"call": "resnet8()"}})
-    with pytest.raises(UsageError, match="lr must be a number above 0"):
-        finetuning_rate(recipe)

@@ -22,8 +22,8 @@ class NormstatsResult:
     """Statistics of images for Normalize, and the files that hold them.
 
     whitening: the matrix for LinearTransformation, where one was asked for. skipped: why images
-    were left out. needs_white: whether training puts the images on white where nobody says it, and
-    they were measured without transparency.
+    were left out. needs_white: whether `train` would by default put these images on white, while
+    they were measured with transparency dropped.
     """
 
     statistics: "ChannelStatistics"
@@ -115,10 +115,16 @@ def _whitening(
     **how: Any,
 ) -> "Whitening":
     from ptkit.core.data.transforms import covariance
+    from ptkit.core.data.transparency import alpha_for
 
     check_choice("--whiten", kind, covariance.KINDS)
     if alpha != "drop":
         raise UsageError("--whiten measures images without transparency: leave out --alpha")
+    if alpha_for(images) == "white":
+        raise UsageError(
+            "--whiten measures images without transparency, and without it each of these is of one"
+            " colour: save them on white first"
+        )
     with counting("whitening", len(chosen)) as advance:
         return covariance.measure_whitening(images, chosen, kind=kind, on_images=advance, **how)
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 _NEEDS_WHITE = (
-    "note: without their transparency the images are of one colour: --alpha white, as `ptkit train`"
-    " sees them"
+    "note: without transparency each image is of one colour; `ptkit train` puts them on white: pass"
+    " --alpha white"
 )
 
 
@@ -90,9 +90,7 @@ def normstats(
     if measured.skipped:
         result["skipped"] = list(measured.skipped)
     if measured.whitening is not None and measured.whitening_file is not None:
-        flags = _as_measured(
-            list_file, root=root, on_bad=on_bad, alpha="drop" if measured.needs_white else None
-        )
+        flags = _as_measured(list_file, root=root, on_bad=on_bad)
         _say_whitening(printer, measured.whitening, measured.whitening_file, flags=flags)
         result |= {
             "whitening": str(measured.whitening_file),
@@ -103,16 +101,13 @@ def normstats(
     end_without(measured.skipped)
 
 
-def _as_measured(list_file: Path, *, root: Path | None, on_bad: str, alpha: str | None) -> str:
-    """Return the flags with which `ptkit train` has the images that were measured.
-
-    alpha: None where training sees transparency as they were measured.
-    """
+def _as_measured(list_file: Path, *, root: Path | None, on_bad: str) -> str:
+    """Return the flags with which `ptkit train` has the images that were measured."""
     from ptkit.core.config.settings import DataSettings
 
     own = None if list_file == Path(DataSettings().train) else list_file
     skips = "data.on_bad=skip" if on_bad == "skip" else None
-    named = {"--train": own, "--root": root, "--alpha": alpha, "--set": skips}
+    named = {"--train": own, "--root": root, "--set": skips}
     return "".join(f" {flag} {shlex.quote(str(v))}" for flag, v in named.items() if v is not None)
 
 

@@ -20,7 +20,7 @@ from ptkit.core.data.moved import check_root, prefix_of
 from ptkit.core.data.splits.given_parts import PART_NAMES, part_of
 from ptkit.core.data.splits.scanning import Scan
 from ptkit.core.data.splits.sources import Source, scan_source
-from ptkit.core.data.transparency import alpha_for, shown
+from ptkit.core.data.transparency import alpha_for, make_visible
 from ptkit.core.errors import DataError, UsageError
 
 # What to do, in words.
@@ -55,14 +55,14 @@ class CheckUp:
         return crop_losses(self.evidence)
 
     def pixels(self, row: int) -> Pixels:
-        """Return an image as it was checked; one that shows nothing, but in its transparency, so
-        that it can be seen.
+        """Return an image as it was checked; one that shows nothing there as it is visible.
 
         Raises:
             DataError: it cannot be read any more.
         """
         path = self.evidence.listing.paths[row]
-        return shown(path) if self.evidence["is_hidden"][row] else read(path, alpha=self.alpha)
+        is_hidden = self.evidence["visible"][row] != 0
+        return make_visible(path) if is_hidden else read(path, alpha=self.alpha)
 
     def count(self, verdict: str) -> int:
         """Return how many findings have this verdict."""

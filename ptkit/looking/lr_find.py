@@ -1,13 +1,16 @@
 """`ptkit train --lr-find`: the range test of core/training/lr_find.py, its picture and table."""
 
+import shlex
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ptkit.core.config.dependents import has_max_lr, has_rate
 from ptkit.core.config.settings import AUTO, Settings
 from ptkit.core.device import leaving_torch_as_it_was
 from ptkit.core.diagnosis.rates import rate_flag
 from ptkit.core.errors import UsageError
+from ptkit.core.parts.calls import parse
 from ptkit.core.ranks import here
 from ptkit.core.training.lr_find import NUM_STEPS, range_test
 from ptkit.core.training.observers import Watcher
@@ -19,8 +22,8 @@ from ptkit.plots.lr_find import lr_find_figure
 
 @dataclass(frozen=True)
 class FoundRate:
-    """lr: where the loss falls fastest, the suggestion. flag: that gives it to the run. largest:
-    above it the loss rises.
+    """lr: where the loss falls fastest, the suggestion. flag: the options that set this rate.
+    largest: above it the loss rises.
 
     num_steps: that were made. has_diverged: whether the loss ran away.
     """
@@ -74,12 +77,27 @@ def find_lr(settings: Settings, watch: Watcher, *, out: Path | None = None) -> F
         pictures.add_figure("lr_find.png", figure)
         rows = zip(found.rates, found.losses, found.smoothed, strict=True)
         pictures.add_csv("lr_find.csv", ("lr", "loss", "smoothed"), rows)
-    lr = training.optimizer_setup.lr
+    factor = found.steepest / training.optimizer_setup.lr
     return FoundRate(
         found.steepest,
-        rate_flag(lr, settings.scheduler.call, factor=found.steepest / lr, digits=2),
+        _flag(settings, training.optimizer_setup.lr, factor=factor),
         found.largest,
         len(found.rates),
         found.has_diverged,
         tuple(pictures.files),
     )
+
+
+def _flag(settings: Settings, lr: float, *, factor: float) -> str:
+    """Return the options that set so many times the rate `lr` of the run, where it is set now."""
+    asked, schedule = settings.optimizer, settings.scheduler.call
+    if has_rate(asked.call) and not has_max_lr(schedule):
+        call = parse(asked.call or "")
+        rate = float(f"{factor * lr:.2g}")
+        new = replace(call, kwargs={**call.kwargs, "lr": rate})
+        return f"--optimizer {shlex.quote(str(new))}"
+    if asked.lr is not None and asked.lr_per is not None:
+        # It is for another number of images a step, and scaled.
+        flag = rate_flag(asked.lr, schedule, factor=factor, digits=2)
+        return f"{flag} --set optimizer.lr_per={asked.lr_per}"
+    return rate_flag(lr, schedule, factor=factor, digits=2)

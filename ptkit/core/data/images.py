@@ -230,9 +230,8 @@ def alpha_channel(data: bytes, path: str | Path = "image") -> Pixels:
     Raises:
         DataError: it cannot be read.
     """
-    kind, _, may_be_turned = first_look(data, path)
-    channel = _with_pillow(data, path, kind, _opacity)
-    return _upright(channel, data, kind) if may_be_turned else channel
+    channel, _ = with_stderr(_decoded_channel, data, path)
+    return channel
 
 
 def _decoded(data: bytes, path: str | Path, alpha: str) -> Pixels:
@@ -245,6 +244,12 @@ def _decoded(data: bytes, path: str | Path, alpha: str) -> Pixels:
     if pixels is None:
         pixels = _with_pillow(data, path, kind, to_pixels)
     return _upright(pixels, data, kind) if may_be_turned else pixels
+
+
+def _decoded_channel(data: bytes, path: str | Path) -> Pixels:
+    kind, _, may_be_turned = first_look(data, path)
+    channel = _with_pillow(data, path, kind, _opacity)
+    return _upright(channel, data, kind) if may_be_turned else channel
 
 
 def _upright(pixels: Pixels, data: bytes, kind: str) -> Pixels:

@@ -18,8 +18,8 @@ _WITH_ALPHA = (4, 6)
 
 def alpha_for(images: ImageList) -> str:
     """Return what should become of the transparency of a list's images, see `images.read`: "white"
-    where images show something on it, and none of those that are looked at, from one end of the
-    list to the other, is opaque or shows anything without its transparency.
+    where some of those that are looked at, from one end of the list to the other, show something on
+    it, none shows anything without its transparency, and all have a format that may have it.
     """
     found = "drop"
     for index in spread(range(len(images)), _NUM_LOOKED_AT):
@@ -28,24 +28,28 @@ def alpha_for(images: ImageList) -> str:
             data = decoder.read_bytes(images.image_path(index))
             if not _may_be_transparent(data):
                 return "drop"
-            pixels = decoder.decode(data)
-            if not is_of_one_colour(pixels):
+            where = where_visible(data)
+            if where == "drop":
                 return "drop"
-            if is_hidden(data, pixels) and not is_white(pixels):
+            if where == "white":
                 found = "white"
     return found
 
 
-def is_hidden(data: bytes, pixels: Pixels) -> bool:
-    """Say whether what an image shows is in its transparency alone.
+def where_visible(data: bytes) -> str | None:
+    """Return for which `alpha`, see `images.read`, an encoded image is not of one colour: "drop",
+    or else "white"; "nowhere" where its transparency alone varies, and None where nothing does.
 
-    data: the file. pixels: uint8 (H, W, 3), without transparency or on white.
+    Raises:
+        DataError: it cannot be read.
     """
-    if not (_may_be_transparent(data) and is_of_one_colour(pixels)):
-        return False
-    with suppress(DataError):
-        return not is_of_one_colour(decoder.alpha_channel(data))
-    return False
+    if not is_of_one_colour(decoder.decode(data)):
+        return "drop"
+    if not _may_be_transparent(data):
+        return None
+    if not is_of_one_colour(decoder.decode(data, alpha="white")):
+        return "white"
+    return None if is_of_one_colour(decoder.alpha_channel(data)) else "nowhere"
 
 
 def is_of_one_colour(pixels: Pixels) -> bool:
@@ -53,22 +57,18 @@ def is_of_one_colour(pixels: Pixels) -> bool:
     return bool((pixels == pixels[0, 0]).all())
 
 
-def is_white(pixels: Pixels) -> bool:
-    """Say whether all pixels (H, W, 3) are white."""
-    return bool((pixels == 255).all())
-
-
-def shown(path: str) -> Pixels:
-    """Return an image that is hidden so that it can be seen: on white, or what is white on black.
+def make_visible(path: str) -> Pixels:
+    """Return the pixels of an image as it is visible, see `where_visible`; its transparency, white
+    on black, where it is so nowhere.
 
     Raises:
         DataError: it cannot be read.
     """
     data = decoder.read_bytes(path)
-    pixels = decoder.decode(data, path, alpha="white")
-    if is_white(pixels):
+    where = where_visible(data)
+    if where == "nowhere":
         return np.repeat(decoder.alpha_channel(data, path)[..., None], 3, axis=2)
-    return pixels
+    return decoder.decode(data, path, alpha=where or "drop")
 
 
 def _may_be_transparent(data: bytes) -> bool:

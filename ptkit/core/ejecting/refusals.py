@@ -18,7 +18,7 @@ from ptkit.core.training.tasks.task import METRICS
 # Images of each list on which the script's way to read them is tried.
 _TRIED = 50
 # The weights or the images may have chosen white.
-_ON_WHITE = "save them so, and pass --alpha drop"
+_ON_WHITE = "save the images on white, and pass --alpha drop"
 # What these optimizers do is more than a call: they need a closure, or are two in one.
 _OPTIMIZERS = ("LBFGS", "Muon", "SparseAdam")
 

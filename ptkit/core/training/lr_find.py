@@ -72,7 +72,7 @@ def range_test(training: Training, on_step: Callable[[int], None] = lambda _n: N
             "Rprop takes its rate at the first step alone, and finds its steps by itself: leave"
             " --lr-find out"
         )
-    factors = [group["lr"] / setup.lr for group in optimizer.param_groups]
+    factors = [peak / setup.lr for peak in training.schedule.peaks(optimizer)]
     epochs = (training.train.epoch(epoch) for epoch in itertools.count(1))
     batches = itertools.chain.from_iterable(epochs)
     rates, losses, lowest = np.geomspace(LOWEST, HIGHEST, NUM_STEPS), list[float](), math.inf

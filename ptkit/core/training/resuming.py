@@ -77,6 +77,11 @@ def check_before_setup(saved: SavedState, settings: Settings, *, is_unfinished: 
         UsageError: other settings, or no epoch left.
     """
     _check_same_run(saved, settings, of_all=False)
+    alpha, before = settings.data.alpha, _saved_alpha(saved)
+    if alpha not in (AUTO, before):
+        raise UsageError(
+            f"--resume continues the same run, but --alpha (data.alpha) is {alpha}, was {before}"
+        )
     if is_unfinished:
         return
     if saved.epoch >= settings.train.epochs:
@@ -93,11 +98,11 @@ def check_before_setup(saved: SavedState, settings: Settings, *, is_unfinished: 
 
 
 def with_saved_alpha(settings: Settings, saved: SavedState) -> Settings:
-    """Return settings whose transparency becomes what it did in the run, where they do not say."""
+    """Return the settings with the saved run's transparency, where they leave it to auto."""
     data = settings.data
     if data.alpha != AUTO:
         return settings
-    return replace(settings, data=replace(data, alpha=_alpha_of(saved)))
+    return replace(settings, data=replace(data, alpha=_saved_alpha(saved)))
 
 
 def resumed_run(setup: Setup, saved: SavedState, hold: Hold) -> tuple[Run, str]:
@@ -302,20 +307,15 @@ def _check_same_run(saved: SavedState, settings: Settings, *, of_all: bool = Tru
         raise UsageError(f"--resume continues the same run, but {'; '.join(differences)}")
 
 
-def _alpha_of(saved: SavedState) -> str:
+def _saved_alpha(saved: SavedState) -> str:
     # Runs from before there was a choice dropped it.
     return str(saved.checkpoint["pipeline"].get("alpha", "drop"))
 
 
 def _check_same_evaluation(saved: SavedState, setup: Setup) -> None:
-    """Refuse to read or evaluate in another way, as settings or an earlier version may have it."""
-    pipeline, before = setup.training.valid.pipeline, saved.checkpoint["pipeline"]["calls"]
-    if pipeline.alpha != _alpha_of(saved):
-        raise UsageError(
-            f"--resume continues the same run, but --alpha (data.alpha) is {pipeline.alpha}, was"
-            f" {_alpha_of(saved)}"
-        )
-    calls = [str(call) for call in pipeline.calls]
+    """Refuse to evaluate in another way, as settings or an earlier version of ptkit may have it."""
+    before = saved.checkpoint["pipeline"]["calls"]
+    calls = [str(call) for call in setup.training.valid.pipeline.calls]
     if calls != before:
         setting = f"data.eval_transforms={json.dumps(before, ensure_ascii=False)}"
         raise UsageError(

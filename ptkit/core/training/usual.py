@@ -4,7 +4,7 @@ of a recipe where weights are trained already.
 Small images, up to 64 pixels, are trained on from scratch with the defaults of config.py.
 """
 
-import re
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from ptkit.core.config.settings import Settings
 from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.lists import check_image, read_list
 from ptkit.core.data.loading.first_look import choose_size
+from ptkit.core.errors import UsageError
 from ptkit.core.models.packaged_weights import INSTALL, NAMES, is_installed
 from ptkit.core.models.zoo import with_zero_init
 from ptkit.core.parts.calls import parse
@@ -23,8 +24,6 @@ from ptkit.core.training.optimization.schedules import rate_of_run
 PRETRAINED, SCRATCH = "photos", "photos-scratch"
 # Finetuning moves the body at a tenth of the usual rate, the head (times head_lr) at the usual one.
 FINETUNE_RATE = 0.1
-# What keeps layers as they are, always or at first.
-_KEEPS = re.compile(r"\b(?:frozen|unfreeze)\b")
 # A head that answers with one class is fitted, and smoothing is between classes.
 _OF_CLASSES = (("loss", "call"), ("train", "method"))
 
@@ -65,15 +64,16 @@ def usual_layer(settings: Settings) -> tuple[Layer, str]:
 
 def finetuning_rate(recipe: Settings) -> float | None:
     """Return the rate for trained weights with a recipe that names a rate and a model to train from
-    scratch; None with another one.
-
-    Raises:
-        UsageError: the recipe's optimizer or rate is none.
+    scratch; None with another one, such as one that gives layers rates of their own, fits the head
+    first or lets layers join later.
     """
     model, asked = recipe.model, recipe.optimizer
     if model.call is None or model.weights is not None or _is_for_trained(recipe):
         return None
-    lr = asked.lr if asked.call is None else split_rate(parse(asked.call), lr=asked.lr)[1]
+    lr = asked.lr
+    # What is wrong is refused where it is used, unless something else takes its place.
+    with suppress(UsageError):
+        lr = lr if asked.call is None else split_rate(parse(asked.call), lr=lr)[1]
     rate = rate_of_run(recipe.scheduler, lr=lr)
     if rate is None:
         return None
@@ -99,10 +99,9 @@ def with_identity_blocks(settings: Settings) -> Settings:
 def _is_for_trained(recipe: Settings) -> bool:
     """Say whether a recipe has what only makes sense for weights that are trained already."""
     asked = recipe.optimizer
-    treats_head_apart = asked.head_lr != 1.0 or recipe.train.method != "steps"
-    return (
-        treats_head_apart or asked.layer_decay is not None or any(map(_KEEPS.search, asked.groups))
-    )
+    joins_later = any("unfreeze" in line.rpartition(":")[2] for line in asked.groups)
+    is_of_layers = asked.head_lr != 1.0 or asked.layer_decay is not None
+    return joins_later or is_of_layers or recipe.train.method != "steps"
 
 
 def _choice(model: str | None) -> tuple[str, str]:

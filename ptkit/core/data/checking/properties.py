@@ -14,10 +14,12 @@ from ptkit.core.data.images import Pixels, cv2, is_upright
 from ptkit.core.data.lists import list_of
 from ptkit.core.data.loading.decoding import decoded_image, in_threads
 from ptkit.core.data.loading.reading import PendingFiles, checked
-from ptkit.core.data.transparency import is_hidden, is_of_one_colour, is_white
+from ptkit.core.data.transparency import is_of_one_colour, where_visible
 from ptkit.core.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WebP", "TIFF", "AVIF", "HEIC")
+# See `where_visible`.
+VISIBLE = (None, "drop", "white", "nowhere")
 SIDE = 32
 # Sharpness and contrast are measured on images of at most so many pixels a side: those of two
 # cameras compare, and a photograph costs a fraction of its decoding.
@@ -29,8 +31,7 @@ _CHUNK = 128
 # green and blue, 0..1. contrast: standard deviation of the grey image, 0..1. detail: that of its
 # Laplacian, divided by the contrast. height, width: as shown. format: index into FORMATS.
 # is_turned: whether EXIF turns the stored pixels. is_constant: whether all pixels are equal.
-# is_hidden: whether they are so while the transparency varies, which has what the image shows.
-# is_white: whether all pixels are white.
+# visible: of an image of one colour, where it is not so, index into VISIBLE.
 _ROW = np.dtype(
     [
         ("is_readable", np.bool_),
@@ -45,8 +46,7 @@ _ROW = np.dtype(
         ("format", np.uint8),
         ("is_turned", np.bool_),
         ("is_constant", np.bool_),
-        ("is_hidden", np.bool_),
-        ("is_white", np.bool_),
+        ("visible", np.uint8),
     ]
 )
 
@@ -134,6 +134,5 @@ def _measured(data: bytes, pixels: Pixels) -> tuple[object, ...]:
         FORMATS.index(kind),
         is_turned,
         is_constant,
-        is_constant and is_hidden(data, pixels),
-        is_constant and is_white(pixels),
+        VISIBLE.index(where_visible(data)) if is_constant else 0,
     )

@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ptkit.core.data.checking.evidence import Evidence, Found, Mask
+from ptkit.core.data.checking.properties import VISIBLE
 from ptkit.core.wording import counted
 
 # Of 255 grey levels: nearly all of the picture is darker, or lighter.
@@ -16,6 +17,13 @@ MIN_DETAIL = 0.03
 MAX_ASPECT, MAX_SIZE_FACTOR = 3.0, 4.0
 _DARK_PERCENTILE, _LIGHT_PERCENTILE = 99, 5
 _BLOCK = 1 << 13
+# Of images that are of one colour as they are read, by where they are visible.
+_TRANSPARENT = {
+    "white": "of one colour without transparency, which is dropped: train with --alpha white",
+    "drop": "of one colour on white: train with --alpha drop",
+    "nowhere": "of one colour without transparency and on white, as signs drawn in white are: save"
+    " them on a darker colour",
+}
 
 
 def unreadable(evidence: Evidence) -> Found | None:
@@ -27,24 +35,16 @@ def unreadable(evidence: Evidence) -> Found | None:
 
 def constant(evidence: Evidence) -> Found | None:
     """Find images of one colour."""
-    is_constant = evidence["is_constant"] & ~evidence["is_hidden"]
-    return _those(evidence, "of one colour", is_constant)
+    return _those(evidence, "of one colour", evidence["is_constant"] & (evidence["visible"] == 0))
 
 
 def transparent(evidence: Evidence) -> Found | None:
-    """Find images that show nothing, as the picture is in their transparency alone."""
-    is_hidden, is_white = evidence["is_hidden"], evidence["is_white"]
-    on_white = _those(
-        evidence,
-        "of one colour without transparency, which is dropped: train with --alpha white",
-        is_hidden & ~is_white,
-    )
-    nowhere = _those(
-        evidence,
-        "drawn in white on nothing, and invisible on white too: save them on a darker colour",
-        is_hidden & is_white,
-    )
-    found = [each for each in (on_white, nowhere) if each is not None]
+    """Find images that show nothing as they are read, but in their transparency or without it."""
+    found = [
+        each
+        for where, words in _TRANSPARENT.items()
+        if (each := _those(evidence, words, evidence["visible"] == VISIBLE.index(where)))
+    ]
     groups = [group for each in found for group in each.groups]
     return Found("; ".join(each.text for each in found), groups) if found else None
 

@@ -120,6 +120,15 @@ class Schedule:
             if self._cycles_momentum:
                 _set_momentum(group, shadow)
 
+    def peaks(self, optimizer: Any) -> list[float]:
+        """Return the highest rate of every group of `optimizer`, before its first step: its own, or
+        what OneCycleLR has for it as max_lr.
+        """
+        return [
+            self._shadows[_name(group, index)].get("max_lr", group["lr"])
+            for index, group in enumerate(optimizer.param_groups)
+        ]
+
     def rates(self, optimizer: Any) -> dict[str, float]:
         """Return the rate that every group of `optimizer` has now, by the group's name."""
         return {

@@ -103,6 +103,7 @@ bench-train: bench-ready
 	$(BENCH) benchmarks/bench_train.py resnet18-32 "$(IMAGES)" --device $(DEVICE)
 	$(BENCH) benchmarks/bench_train.py resnet18-small-32 "$(IMAGES)" --device $(DEVICE)
 	$(BENCH) benchmarks/bench_train.py resnet18-224 "$(PHOTOS)" --device $(DEVICE)
+	$(BENCH) benchmarks/bench_train.py mobilenet_v2-224 "$(PHOTOS)" --device $(DEVICE)
 	$(if $(filter cuda,$(DEVICE)),$(BENCH) benchmarks/bench_train.py resnet18-224-gpu "$(PHOTOS)" --device cuda)
 	$(BENCH) benchmarks/bench_train.py yolo11n-cls-224 "$(PHOTOS)" --device $(DEVICE)
 

@@ -139,6 +139,9 @@ def test_a_table_names_images_and_some_labels(here):
     found = ptkit.predict("ckpt.pkl", "shots.csv", **columns)
     assert [row.get("true") for row in found.rows] == ["blue", "red", None, None]
     assert list(found.errors) == [2]
+    # No class of the model: a script that reads the answers alone must not take it for one.
+    assert found.answers[2] == -1
+    assert set(found.answers[[0, 1, 3]]) <= {0, 1}
     flags = ["--path-column", "picture", "--label-column", "kind", "--root", "images"]
     shown = done("shots.csv", *flags, exit_code=3).stdout
     assert "Left out: 1 label, such as rad in line 5, which the model does not know" in shown

@@ -30,7 +30,9 @@ def test_a_recipe_holds_settings_that_exist_and_says_what_it_is_for(name: str) -
 
 
 def test_an_unknown_recipe_is_refused_with_the_nearest() -> None:
-    with pytest.raises(UsageError, match=r"no recipe is called curse; did you mean course\?"):
+    with pytest.raises(
+        UsageError, match=r"called curse, see `ptkit list recipes`; did you mean course\?"
+    ):
         read_recipe("curse")
 
 

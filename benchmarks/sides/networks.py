@@ -30,9 +30,13 @@ class LeNet(nn.Module):
 
 
 def network(name: str, num_classes: int) -> nn.Module:
-    """Build `lenet`, torchvision's `resnet18`, or `resnet18-small` (3×3 stem, no pooling)."""
+    """Build `lenet`, torchvision's `mobilenet_v2` or `resnet18`, or `resnet18-small` (3×3 stem, no
+    pooling).
+    """
     if name == "lenet":
         return LeNet(num_classes)
+    if name == "mobilenet_v2":
+        return torchvision.models.mobilenet_v2(num_classes=num_classes)
     model = torchvision.models.resnet18(num_classes=num_classes)
     if name == "resnet18-small":
         model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)

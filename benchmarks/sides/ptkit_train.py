@@ -35,6 +35,7 @@ CALLS = {
     "lenet": "lenet()",
     "resnet18": "resnet18(stem='standard')",
     "resnet18-small": "resnet18(stem='small')",
+    "mobilenet_v2": "mobilenet_v2()",
 }
 SMALL_IMAGES = ["RandomCrop(32, padding=4)", "RandomHorizontalFlip()"]
 

@@ -113,10 +113,10 @@ def _found_rate(printer: Printer, source: Path | None, settings: dict[str, Any])
 
 def print_rate(printer: Printer, found: "FoundRate") -> None:
     """Print what a range test suggests."""
-    where = "the loss ran away above it" if found.has_diverged else "the highest that was tried"
+    end = "then the loss ran away" if found.has_diverged else "the loss never ran away"
     printer.say(
         f"suggested: {found.flag}, where the loss falls fastest; at most"
-        f" {found.largest:.2g}, where it was lowest ({counted(found.num_steps, 'step')}; {where})"
+        f" {found.largest:.2g}, where it was lowest ({counted(found.num_steps, 'step')}; {end})"
     )
     printer.say(f"wrote {' and '.join(map(str, found.files))}")
     printer.result({**asdict(found), "files": [str(file) for file in found.files]})

@@ -31,9 +31,9 @@ class Answers:
     bare weights, a line each. trained_on: bool (N,), which images the weights were trained on; None
     where that is unknown. unknown: bool (N,), which images are said to be of no class; None where
     all are of one. thresholds: (K,), the probability that an answer must have; None where any is
-    enough. errors: row -> why that image cannot be read; its values are nan, and its answer means
-    nothing. labels: what is true, like `answers`, and known: bool (N,), of which images; None for
-    none.
+    enough. errors: row -> why that image cannot be read; its values are nan, and its answer -1, of
+    several labels none, of numbers nan. labels: what is true, like `answers`, and known: bool (N,),
+    of which images; None for none.
     """
 
     paths: tuple[str | None, ...]

@@ -1,5 +1,6 @@
 """A model's answers for images: of files, folders, lists and tables, or in memory."""
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,8 @@ from ptkit.looking.subject import Subject
 
 # What predict_images takes: a path, an encoded image, or its pixels (H, W, 3).
 Image = str | os.PathLike[str] | bytes | PIL.Image.Image | np.ndarray
+# Of an image that cannot be read, by what answers are: classes, several of them, numbers.
+_NO_ANSWER = {"i": -1, "b": False, "f": math.nan}
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,7 @@ def _parts(
         rows = range(start, start + len(part.values))
         errors = {row - start: bad[row] for row in rows if row in bad}
         part.values[list(errors)] = np.nan
+        part.answers[list(errors)] = _NO_ANSWER[part.answers.dtype.kind]
         yield replace(
             blank,
             paths=tuple(map(asked.images.listed_path, rows)),

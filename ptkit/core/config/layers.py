@@ -207,7 +207,7 @@ def recipe_text(name: str) -> str:
     """
     if name not in recipe_names():
         raise UsageError(
-            f"no recipe is called {name}{nearest(name, recipe_names())}; see `ptkit list recipes`"
+            f"no recipe is called {name}, see `ptkit list recipes`{nearest(name, recipe_names())}"
         )
     return (_RECIPES / f"{name}.toml").read_text(encoding="utf-8")
 

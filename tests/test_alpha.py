@@ -203,14 +203,19 @@ def icons(tmp_path, monkeypatch):
     return tmp_path
 
 
+class Listening(Unwatched):
+    """Keeps what is said."""
+
+    def __init__(self, said):
+        self.said = said
+
+    def say(self, line):
+        self.said.append(line)
+
+
 def test_what_shows_only_in_transparency_is_trained_on_white(icons):
     said = []
-
-    class Listening(Unwatched):
-        def say(self, line):
-            said.append(line)
-
-    run = ptkit.train(watch=Listening(), **QUIET)
+    run = ptkit.train(watch=Listening(said), **QUIET)
     assert read_checkpoint(run.checkpoint)["pipeline"]["alpha"] == "white"
     assert "alpha: white, as without their transparency the images are of one colour" in said
     # A resumed run has no weights to ask, and the config of a run repeats it.
@@ -223,6 +228,17 @@ def test_what_shows_only_in_transparency_is_trained_on_white(icons):
         ptkit.eject("script.py", **QUIET)
     with pytest.raises(UsageError, match=r"data\.alpha=white; save the images on white, and"):
         ptkit.eject("script.py", alpha="white", **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "colour", "is_blank"), [("drop", 0, True), ("white", 255, True), ("white", 0, False)]
+)
+def test_images_that_show_nothing_are_not_trained_on_in_silence(icons, alpha, colour, is_blank):
+    drawn_in(lambda _: colour, Path("icons").rglob("*.png"))
+    said = []
+    ptkit.train(watch=Listening(said), alpha=alpha, **QUIET)
+    words = "all of them one and the same colour, `ptkit check train.txt` looks closer"
+    assert any(words in line for line in said) == is_blank
 
 
 def test_own_transforms_are_tried_on_what_is_trained_on(icons):

@@ -1,5 +1,6 @@
 """Mean and standard deviation for a run: found beside its list or in its weights, or measured."""
 
+import shlex
 from dataclasses import replace
 
 from ptkit.core.config.settings import DataSettings
@@ -18,6 +19,8 @@ from ptkit.core.models.weights import Weights
 
 # Statistics of a longer list are measured over so many of its images.
 _SAMPLE_ABOVE, _SAMPLE = 50_000, 10_000
+# Standard deviations, 0..1, up to here are those of rounding.
+_CONSTANT = 1e-6
 
 
 def known_statistics(
@@ -96,6 +99,10 @@ def measured(
                 )
         except DataError as error:
             raise DataError(f"{error}; --set data.on_bad=skip leaves such images out") from None
+    origin = f"statistics measured over {found.num_images:,} images"
+    if max(found.std) <= _CONSTANT:
+        file = shlex.quote(str(images.file))
+        origin += f": all of them one and the same colour, `ptkit check {file}` looks closer"
     # Of a constant channel nothing may be divided by zero.
-    std = tuple(value if value > 1e-6 else 1.0 for value in found.std)
-    return found.mean, std, f"statistics measured over {found.num_images:,} images"
+    std = tuple(value if value > _CONSTANT else 1.0 for value in found.std)
+    return found.mean, std, origin

@@ -116,8 +116,8 @@ def keep_freed_memory() -> None:
     """Let glibc keep what tensors free, up to 1 GiB: else every step maps and clears the same pages
     anew.
 
-    Small nets train faster for it, and wide maps of photographs twice as fast (docs/speed.md); with
-    another C library nothing happens.
+    Small nets train faster for it, and those with wide maps of photographs far more so
+    (docs/speed.md); with another C library nothing happens.
     """
     mallopt = _of_libc("mallopt")
     if mallopt is None:

@@ -47,14 +47,28 @@ def expected_of(values, bins):
 )
 def test_counts_are_those_of_tensorboardx(values, bins):
     values = values.astype(np.float32)
-    assert histogram_of(np.sort(values)) == expected_of(values, bins)
+    assert histogram_of(values) == expected_of(values, bins)
 
 
 def test_values_on_an_edge_and_beside_it_are_counted_as_tensorboardx_does(bins):
     edges = np.array(bins).astype(np.float32)
     beside = [np.nextafter(edges, np.float32(to)) for to in (-np.inf, np.inf)]
     values = np.concatenate([edges, *beside])
-    assert histogram_of(np.sort(values)) == expected_of(values, bins)
+    assert histogram_of(values) == expected_of(values, bins)
+    # Many are counted in another way.
+    many = np.random.default_rng(0).permutation(np.tile(values, 10))
+    assert histogram_of(many) == expected_of(many, bins)
+
+
+def test_zeros_of_both_signs_and_the_numbers_beside_them_are_counted_as_tensorboardx_does(bins):
+    tiny = np.nextafter(np.float32(0), np.float32([-1, 1]))
+    values = np.tile(np.float32([-0.0, 0.0, *tiny]), 10_000)
+    assert histogram_of(values) == expected_of(values, bins)
+
+
+def test_more_values_than_are_counted_at_once_give_the_same_numbers(bins):
+    values = np.random.default_rng(0).normal(size=300_000).astype(np.float32)
+    assert histogram_of(values) == expected_of(values, bins)
 
 
 @pytest.mark.parametrize("values", [[], [1e30]])
@@ -62,9 +76,11 @@ def test_where_nothing_can_be_counted_there_is_no_histogram(values):
     assert histogram_of(np.array(values, np.float32)) is None
 
 
-def test_values_are_sorted_and_only_the_finite_ones_are_left():
+def test_only_the_finite_values_are_left():
     values = torch.tensor([[3.0, torch.nan], [-torch.inf, 1.0]], dtype=torch.bfloat16)
-    assert finite_values(values).tolist() == [1, 3]
+    assert sorted(finite_values(values).tolist()) == [1, 3]
+    weights = torch.arange(16.0).view(2, 2, 2, 2).to(memory_format=torch.channels_last)
+    assert sorted(finite_values(weights).tolist()) == list(range(16))
     assert finite_values(torch.tensor([torch.nan, torch.inf])).tolist() == []
 
 

@@ -228,6 +228,38 @@ def test_a_unit_that_fires_once_is_alive_whatever_the_others_give(kind, layout):
     assert seen.taken()["0"]["dead"] == 2
 
 
+@pytest.mark.parametrize("sizes", [(1,), (1, 4), (5, 1, 3)])
+@pytest.mark.parametrize("kind", [nn.ReLU(), nn.Threshold(0.0, -9.0)])
+def test_units_are_alive_in_whichever_image_of_whichever_batch_they_fire(kind, sizes):
+    model = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), kind)
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(3)[:, :, None, None])
+    # One unit fires in the first image, one in the last, one never.
+    images = torch.full((sum(sizes), 3, 4, 4), -1.0)
+    images[0, 0], images[-1, 1] = 1.0, 1.0
+    seen = Activations(model, Seconds())
+    for part in images.split(sizes):
+        with seen.seen():
+            model(part)
+    assert seen.taken()["0"]["dead"] == 1
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("bias", [0.0, 1000.0])
+def test_the_spread_is_that_of_the_outputs_that_are_measured(layout, bias):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Flatten(), nn.Linear(216, 2))
+    with torch.no_grad():
+        model[0].bias.fill_(bias)
+    parts = torch.randn(20, 3, 8, 8).split((8, 12))
+    seen = Activations(model, Seconds())
+    for part in parts:
+        with seen.seen(spread=slice(None, None, 3)):
+            model(part.contiguous(memory_format=layout))
+    expected = torch.cat([model[0](part)[::3] for part in parts]).double().std(correction=0)
+    assert seen.taken()["0"]["std"] == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_what_goes_below_0_is_no_relu():
     model = nn.Sequential(nn.Linear(2, 2), nn.Hardtanh())
     seen = Activations(model, Seconds())

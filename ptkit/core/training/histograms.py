@@ -1,6 +1,7 @@
 """Histograms of weights and gradients: copied in the loop, counted later."""
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,8 +9,17 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from ptkit.core.device import begin_copy
+from ptkit.core.memory_order import in_memory_order
 
 Values = npt.NDArray[np.float32]
+
+# Counted at once, which bounds the memory.
+_AT_ONCE = 1 << 18
+# From so many values on, most are counted by the upper bits of their float32: these say in which
+# bucket a value is, but where one ends between two values that share them.
+_MANY = 1 << 15
+_CELL_BITS = 15
+_NUM_CELLS = 1 << (32 - _CELL_BITS)
 
 
 def parameter_copies(model: nn.Module) -> dict[str, Tensor]:
@@ -27,13 +37,10 @@ def parameter_copies(model: nn.Module) -> dict[str, Tensor]:
 
 
 def finite_values(tensor: Tensor) -> Values:
-    """Return the finite values of a tensor on the CPU, (n,), sorted."""
-    values: Values = tensor.float().numpy().ravel()
-    # What is not finite is at the ends: NaNs come last, and only sorting has to look at all.
-    ordered = np.sort(values)
-    if ordered.size and not np.isfinite(ordered[[0, -1]]).all():
-        ordered = ordered[np.isfinite(ordered)]
-    return ordered
+    """Return the finite values of a tensor on the CPU, (n,), in the order of its memory."""
+    values: Values = in_memory_order(tensor.float()).numpy()
+    is_finite = np.isfinite(values)
+    return values if is_finite.all() else values[is_finite]
 
 
 @dataclass(frozen=True)
@@ -52,28 +59,70 @@ class Histogram:
 
 
 def histogram_of(values: Values) -> Histogram | None:
-    """Count sorted finite values into TensorBoard's buckets, which grow by a tenth; None if there
-    is nothing to count.
+    """Count finite values into TensorBoard's buckets, which grow by a tenth; None if there is
+    nothing to count.
 
-    The numbers are those of tensorboardX's make_histogram, which sorts float64 where float32 does.
+    The numbers are those of tensorboardX's make_histogram, which sorts float64. Here nothing is
+    sorted: it takes eight times as long as counting, on processors that are slow at it.
     """
     edges, bounds = _edges()
-    counts = np.diff(np.searchsorted(values, bounds))
-    filled = np.flatnonzero(counts)
+    counts = _counts_of(values, bounds)
+    # What is below all buckets, or above, is in none.
+    inside = counts[1:-1]
+    filled = np.flatnonzero(inside)
     if not filled.size:
         return None
-    first, end = filled[0], filled[-1] + 1
-    exact = values.astype(np.float64)
+    lowest, end = filled[0], filled[-1] + 1
+    sums = np.sum([_sums_of(part) for part in _parts(values)], axis=0).tolist()
     return Histogram(
-        min=float(values[0]),
-        max=float(values[-1]),
+        min=float(values.min()),
+        max=float(values.max()),
         num=values.size,
-        sum=float(exact.sum()),
-        # Not `dot`, which wakes the threads of BLAS and takes cores from the training.
-        sum_squares=float(np.square(exact, out=exact).sum()),
-        limits=edges[first : end + 1].tolist(),
-        counts=[0, *counts[first:end].tolist()],
+        sum=sums[0],
+        sum_squares=sums[1],
+        limits=edges[lowest : end + 1].tolist(),
+        counts=[0, *inside[lowest:end].tolist()],
     )
+
+
+def _counts_of(values: Values, bounds: Values) -> npt.NDArray[np.int64]:
+    """Return how many values have 0, 1, ... of the rising bounds at or below them."""
+    size = len(bounds) + 1
+    if len(values) < _MANY:
+        return np.bincount(np.searchsorted(bounds, values, "right"), minlength=size)
+    below, is_divided = _cells()
+    in_cells, counts = np.zeros(_NUM_CELLS, np.int64), np.zeros(size, np.int64)
+    for part in _parts(values):
+        cells = part.view(np.uint32) >> _CELL_BITS
+        in_cells += np.bincount(cells, minlength=_NUM_CELLS)
+        unsure = part[is_divided[cells]]
+        counts += np.bincount(np.searchsorted(bounds, unsure, "right"), minlength=size)
+    in_cells[is_divided] = 0
+    return counts + np.bincount(below, in_cells, size).astype(np.int64)
+
+
+def _sums_of(values: Values) -> tuple[float, float]:
+    """Return the sum of some values, and of their squares."""
+    exact = values.astype(np.float64)
+    # Not `dot`, which wakes the threads of BLAS and takes cores from the training.
+    return float(exact.sum()), float(np.square(exact, out=exact).sum())
+
+
+def _parts(values: Values) -> Iterator[Values]:
+    for first in range(0, len(values), _AT_ONCE):
+        yield values[first : first + _AT_ONCE]
+
+
+@functools.cache
+def _cells() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Return of each cell, the float32 that share their upper bits, how many bounds are at or below
+    it, and whether a bound divides it.
+    """
+    _, bounds = _edges()
+    lowest = np.arange(_NUM_CELLS, dtype=np.uint32) << _CELL_BITS
+    ends = lowest, lowest | ((1 << _CELL_BITS) - 1)
+    first, last = (np.searchsorted(bounds, bits.view(np.float32), "right") for bits in ends)
+    return first, first != last
 
 
 @functools.cache

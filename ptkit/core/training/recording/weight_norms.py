@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ptkit.core.memory_order import in_memory_order
 from ptkit.core.training.recording.series import Series
 
 # Numbers from which on reading them takes longer than the calls.
@@ -64,9 +65,5 @@ class WeightNorms:
 
 
 def _squared_length(tensor: Tensor) -> Tensor:
-    is_dense = tensor.is_contiguous() or (
-        tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
-    )
-    # In the order of the memory, whatever that is.
-    values = tensor.as_strided((tensor.numel(),), (1,)) if is_dense else tensor.flatten()
+    values = in_memory_order(tensor)
     return torch.dot(values, values)

@@ -111,6 +111,22 @@ def test_long_lists_are_checked_where_it_is_asked_for(here, monkeypatch):
     assert as_json(run, "--no-check")["left_out"]["The data"] == "left out, as --no-check asks"
 
 
+def test_a_list_that_has_other_images_now_is_told(here):
+    run, file = write_run(here), here / "data/valid.txt"
+
+    def told():
+        as_json(run)
+        return "has other images than in this run" in (run / "report.html").read_text("utf-8")
+
+    assert not told()
+    first, *rest = file.read_text("utf-8").splitlines(keepends=True)
+    # Another order, or more of them, is not what the run lacks.
+    file.write_text("".join([*rest, first]), "utf-8")
+    assert not told()
+    file.write_text("".join(rest), "utf-8")
+    assert told()
+
+
 @pytest.mark.parametrize("flag", ["--check", "--no-check", "--root"])
 def test_a_table_of_runs_has_no_lists_to_check(here, flag):
     write_run(here)

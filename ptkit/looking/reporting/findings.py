@@ -35,6 +35,12 @@ def check_section(report: Reported) -> Html | Missing:
     found = report.check
     shown = _examples(found) if report.with_images else {}
     parts = []
+    if report.has_other_list:
+        text = (
+            "The validation list has other images than in this run: what follows is of the lists as"
+            " they are now."
+        )
+        parts.append(tag("p", text))
     for action, findings in found.by_action:
         parts.append(tag("h3", HEADINGS[action]))
         for finding in findings:
@@ -44,8 +50,8 @@ def check_section(report: Reported) -> Html | Missing:
             text = _heading(finding.verdict, name, told)
             parts.append(tag("div", text, shown.get(name, Html()), class_="finding"))
     count = len(found.evidence.listing)
-    last = f"{count:,} images were looked at" + ("." if parts else ", and nothing was found.")
-    return joined([*parts, tag("p", last, class_="note")])
+    end = "" if found.findings.findings else ", and nothing was found"
+    return joined([*parts, tag("p", f"{count:,} images were looked at{end}.", class_="note")])
 
 
 def _without_fault(findings: Sequence[Finding]) -> str:

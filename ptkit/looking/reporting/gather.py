@@ -40,7 +40,7 @@ class Reported:
     predictions: classes are numbered as in the run's list of classes. places: of the validation
     images, from the listed path to one that opens. with_images: whether the page may show pictures
     and paths of the data. continuation: the command that continues the run, None of one that is
-    done.
+    done. has_other_list: whether the validation list lacks an image that the run was validated on.
     """
 
     run: FoundRun
@@ -50,6 +50,7 @@ class Reported:
     places: Mapping[str, str] | Missing
     with_images: bool = True
     continuation: str | None = None
+    has_other_list: bool = False
 
     @property
     def settings(self) -> Settings:
@@ -94,8 +95,15 @@ def gather_run(
     if isinstance(checked, Missing) and not with_images:
         # A reason may name an image.
         checked = Missing("its lists were not checked")
-    places = _places(listed) if with_images else Missing("left out, as --no-images asks")
-    return Reported(run, predictions, findings, checked, places, with_images, command)
+    places = _places(listed)
+    known = () if isinstance(places, Missing) else places
+    own = () if isinstance(predictions, Missing) else predictions.paths
+    has_other_list = bool(known) and not set(own) <= set(known)
+    if not with_images:
+        places = Missing("left out, as --no-images asks")
+    return Reported(
+        run, predictions, findings, checked, places, with_images, command, has_other_list
+    )
 
 
 def _predictions(

@@ -23,8 +23,9 @@ from ptkit.core.training.recording.outputs import Margins, ValidOutputs
 from ptkit.core.training.recording.series import Seconds, Series
 from ptkit.core.training.recording.weight_norms import WeightNorms, gradients_of, norms_of
 
-# Steps of an epoch at which weights are measured.
-NUM_SAMPLES = 32
+# Steps of an epoch at which weights are measured: one of so many, which with a large model takes a
+# twentieth of a step's time; but no fewer and no more than these.
+_EVERY, _FEWEST, _MOST = 8, 4, 32
 # Validation images on which activations are looked at, of so many batches. Lists are often in the
 # order of their classes: the images are spread over all of it.
 _NUM_LOOKED_AT, _NUM_BATCHES = 256, 32
@@ -38,8 +39,8 @@ _ON_HOST, _ON_DEVICE = ("lr", "wait_s", "sampled"), ("loss", "grad_norm")
 
 def sampled_steps(num_steps: int) -> list[int]:
     """Return the steps of an epoch, from 1, at which weights are measured: evenly spread."""
-    spread = np.linspace(1, num_steps, min(num_steps, NUM_SAMPLES))
-    return [int(step) for step in spread.round()]
+    count = min(max(num_steps // _EVERY, _FEWEST), _MOST, num_steps)
+    return [int(step) for step in np.linspace(1, num_steps, count).round()]
 
 
 @dataclass

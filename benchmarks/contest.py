@@ -90,7 +90,9 @@ def contest(programs: Mapping[str, Program], *, rounds: int) -> dict[str, list[f
             if number > 0 and time.monotonic() > end:
                 break
             print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
-            for name, program in programs.items():
+            # Forwards and backwards: whoever comes after a certain other one may be the slower for
+            # it.
+            for name, program in list(programs.items())[:: -1 if number % 2 else 1]:
                 value = figure(name, program)
                 if number >= 0:
                     figures[name].append(value)

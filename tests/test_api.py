@@ -202,6 +202,9 @@ def test_a_run_goes_elsewhere_leaves_no_link_and_is_resumed(here: Path) -> None:
     assert (again.run, again.epochs) == (first.run, 2)
     with pytest.raises(UsageError, match="leave out --name"):
         ptkit.train(resume=first.run, name="b")
+    # A result stands for its folder.
+    assert len(ptkit.predict(first, "valid.txt").rows) == first.num_valid
+    assert ptkit.train(resume=first, epochs=3, link=None).epochs == 3
 
 
 @pytest.mark.parametrize(

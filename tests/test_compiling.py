@@ -17,7 +17,8 @@ from ptkit.core.training import compiling
 from ptkit.core.training.compiling import CompiledForward, compile_model
 from ptkit.core.training.observers import Watcher
 from ptkit.core.training.run_place import Place
-from ptkit.core.training.session import RunResult, run
+from ptkit.core.training.run_result import RunResult
+from ptkit.core.training.session import run
 
 # Two convolutions compile in a few seconds, once for training and once for validation.
 TINY = {

@@ -212,6 +212,28 @@ def test_units_of_the_last_class_of_a_sorted_list_are_alive():
         assert 200 <= found.looked_at <= 400
 
 
+def test_once_every_unit_has_fired_no_further_batch_is_looked_at():
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(3))
+        model[0].bias.zero_()
+    gauge = LayerGauge(
+        model, weights={}, trained=[], head=None, clips=False, margins=None, outputs=None,
+    )  # fmt: skip
+    gauge.begin_validation(8)
+    is_looked_at, labels, indices = [], torch.zeros(2, dtype=torch.long), np.arange(2)
+    for number in range(8):
+        # The third unit fires from the third batch on.
+        images = torch.tensor([[1.0, 1.0, -1.0 if number < 2 else 1.0]] * 2)
+        forward = gauge.forward(Batch(images, labels, indices), model)
+        forward(images)
+        is_looked_at.append(forward is not model)
+    # Every fourth is, for the spread of outputs.
+    assert is_looked_at == [True, True, True, False, True, False, False, False]
+    found = gauge.recorded(step=1, train_s=1.0)
+    assert (found.activations["0"]["dead"], found.looked_at) == (0, 16)
+
+
 @pytest.mark.parametrize("kind", [nn.ReLU(), nn.ReLU6(), nn.Threshold(0.0, -9.0)])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_a_unit_that_fires_once_is_alive_whatever_the_others_give(kind, layout):

@@ -33,7 +33,8 @@ from ptkit.core.training import run_folder
 from ptkit.core.training.loop import Progress
 from ptkit.core.training.observers import EpochResult, Unwatched, Watcher
 from ptkit.core.training.run_place import Place
-from ptkit.core.training.session import RunResult, run
+from ptkit.core.training.run_result import RunResult
+from ptkit.core.training.session import run
 from ptkit.core.training.setup import prepare
 from ptkit.looking.end_of_run import write_summaries
 

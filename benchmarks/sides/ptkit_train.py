@@ -5,9 +5,10 @@ ptkit_train.py LIST NETWORK BATCH_SIZE SIZE DEVICE [DECODE]
 DECODE: data.decode. Words: `round`, an epoch of the run; `alone`, as many steps of plain PyTorch on
 batches in memory, with the network, memory format, precision, loss and kind of optimizer of the
 run, in its process. Figures: images per second of training. `recorded`: the figure of the last
-epoch with what was written after it.
+epoch with what was written after it, until that is on the disk.
 """
 
+import functools
 import gc
 import sys
 import tempfile
@@ -94,6 +95,9 @@ class Screen(TrainingScreen):
         self.wait()
 
     def epoch(self, result, *, is_best):  # type: ignore[no-untyped-def]
+        # Else it would take a core from whoever has the next turn.
+        for writer in self.writers:
+            writer.wait()
         # All the time since the turn began counts, except for evaluation.
         train_s = self.num_images / result.images_per_s
         self.recorded = self.num_images / (
@@ -113,11 +117,13 @@ class Screen(TrainingScreen):
         self.began = time.perf_counter()
         self.pace.begin_epoch()
 
+    @functools.cached_property
+    def writers(self) -> list[Writer]:
+        """What writes the run, once it has begun to."""
+        return [found for found in gc.get_objects() if isinstance(found, Writer)]
+
     def run_alone(self) -> float:
         self.alone = self.alone or self.make()
-        # What is still written of the epoch before would take a core from the model.
-        for writer in (found for found in gc.get_objects() if isinstance(found, Writer)):
-            writer.wait()
         return self.alone(self.num_steps)
 
 

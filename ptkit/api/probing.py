@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ptkit.core.config.settings import Settings
     from ptkit.core.training.observers import Watcher
     from ptkit.core.training.probe.linear_head import Chosen
-    from ptkit.core.training.session import RunResult
+    from ptkit.core.training.run_result import RunResult
 
 
 @as_one_run

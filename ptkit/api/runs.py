@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ptkit.core.training.observers import Watcher
     from ptkit.core.training.run_folder import Run
     from ptkit.core.training.run_place import Place
-    from ptkit.core.training.session import RunResult
+    from ptkit.core.training.run_result import RunResult
 
 
 P = ParamSpec("P")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ptkit.core.training.loop import Progress
     from ptkit.core.training.observers import EpochResult
     from ptkit.core.training.profiling import Profile
-    from ptkit.core.training.session import RunResult
+    from ptkit.core.training.run_result import RunResult
     from ptkit.looking.lr_find import FoundRate
 
 # Reading the loss waits for the device, so the live line is drawn a few times a second only.

@@ -3,9 +3,9 @@
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from ptkit.core.config.settings import Settings
@@ -14,8 +14,7 @@ from ptkit.core.distributed import Votes, from_main, lost, share_hashes, wait_fo
 from ptkit.core.errors import DivergedError, InterruptedRunError, StorageError
 from ptkit.core.ranks import ALONE, being, here
 from ptkit.core.run_files import resume_command
-from ptkit.core.shares import interval
-from ptkit.core.training.advice import Verdict, facts_of_run, speedups, verdicts
+from ptkit.core.training.advice import facts_of_run, speedups, verdicts
 from ptkit.core.training.batch_sizes import explained_memory
 from ptkit.core.training.divergence import check_finite, remedy
 from ptkit.core.training.evaluating import all_sums
@@ -24,61 +23,19 @@ from ptkit.core.training.links import link_checkpoint
 from ptkit.core.training.loop import BEGINNING, Position, Progress, fit
 from ptkit.core.training.observers import EpochResult, Watcher
 from ptkit.core.training.prediction import class_means
-from ptkit.core.training.probe.linear_head import Chosen
-from ptkit.core.training.probe.report import ProbeReport
 from ptkit.core.training.probing import fit_head_of, head_line, probe
-from ptkit.core.training.profiling import Profile
 from ptkit.core.training.resuming import check_before_setup, resumed_run, with_saved_alpha
 from ptkit.core.training.run_folder import Run, first_image, new_run, sweep
 from ptkit.core.training.run_place import Place
+from ptkit.core.training.run_result import RunResult
 from ptkit.core.training.save_times import SaveTimes
 from ptkit.core.training.saved_run import check_run_folder, read_saved_state
 from ptkit.core.training.setup import prepare
 from ptkit.core.training.signals import StopFlag, Stoppable, stop_on_signals
 from ptkit.core.training.tasks.loss import Totals
-from ptkit.core.training.tasks.metrics import Majority
 from ptkit.core.training.tasks.task import Task
 
 _USUAL_PLACE = Place()
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """best: epoch, loss and metrics of the best epoch. profile: with train.profile.
-
-    num_valid: images of which its accuracy is the share that is right. majority: their most
-    frequent class. Both None where there is no accuracy: of several labels, and of numbers.
-    verdicts: what should be known before the result is used. probe: what a probe found out.
-    backbones: how good heads on each of several are, by what names them. odd: how many images are
-    of each unusual kind.
-    """
-
-    run: Path
-    checkpoint: Path
-    epochs: int
-    best: Mapping[str, float]
-    seconds: float
-    images_per_s: float
-    files: tuple[Path, ...]
-    profile: Profile | None = None
-    num_valid: int | None = None
-    majority: Majority | None = None
-    verdicts: tuple[Verdict, ...] = ()
-    probe: ProbeReport | None = None
-    backbones: Mapping[str, Chosen] = field(default_factory=dict)
-    odd: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def num_right(self) -> int | None:
-        """How many validation images the best epoch had right."""
-        return None if self.num_valid is None else round(self.best["accuracy"] * self.num_valid)
-
-    @property
-    def accuracy_interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of the best epoch's accuracy, Wilson's; None where there is none."""
-        if self.num_right is None or self.num_valid is None:
-            return None
-        return interval(self.num_right, self.num_valid)
 
 
 @leaving_torch_as_it_was()

@@ -67,6 +67,13 @@ class Activations:
         with hooked(self._model, self._layers, see), seeing_relus:
             yield
 
+    def are_all_alive(self) -> bool:
+        """Return whether further images could not change what is dead; False where asking would
+        wait for the device.
+        """
+        seen = self._is_active.values()
+        return bool(self._units) and all(each.is_cpu and bool(each.all()) for each in seen)
+
     def _see_output(self, name: str, output: Tensor, spread: slice | None) -> None:
         self._units[name] = output.shape[_unit_axis(self._layers[name])]
         if spread is None:

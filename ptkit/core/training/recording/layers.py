@@ -166,6 +166,8 @@ class LayerGauge(Gauge):
         if number % (_OF_SPREAD * self._stride) == 0:
             every = max(num_images // self._spread_of_batch, step)
             spread = slice(None, None, every * batch.num_crops)
+        elif self._activations.are_all_alive():
+            return forward
 
         def looking(images: Tensor) -> Tensor:
             if forward is not self._model:

@@ -132,7 +132,14 @@ def measure(
     tree = link_tree(paths[:-NUM_VALID], folder / "tree")
     words = (row.network, str(row.batch_size), str(row.size), device)
     steps = str((len(paths) - NUM_VALID) // row.batch_size)
-    ours = Program("ptkit_train.py", (str(file), *words, row.decode), has_terminal=True)
+    if row.is_recorded:
+        what = f"{what}, {steps} steps an epoch, with what is written after it"
+    ours = Program(
+        "ptkit_train.py",
+        (str(file), *words, row.decode),
+        word="recorded" if row.is_recorded else "round",
+        has_terminal=True,
+    )
     others = {
         "model alone": (
             row.alone,
@@ -148,15 +155,9 @@ def measure(
     }
     asked = {name: (goal, program) for name, (goal, program) in others.items() if goal}
     programs = {"ptkit": ours} | {name: program for name, (_, program) in asked.items()}
-    mine = "ptkit"
-    if row.is_recorded:
-        mine, what = "recorded", f"{what}, {steps} steps an epoch, with what is written after it"
-        programs[mine] = Program(
-            "ptkit_train.py", ours.arguments, word="recorded", has_terminal=True
-        )
     figures = contest(programs, rounds=rounds)
     for name, (goal, _) in asked.items():
-        report(what, figures[mine], figures[name], against=name, goal=goal, unit="images/s")
+        report(what, figures["ptkit"], figures[name], against=name, goal=goal, unit="images/s")
 
 
 def records(

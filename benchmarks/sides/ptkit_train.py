@@ -4,8 +4,8 @@ ptkit_train.py LIST NETWORK BATCH_SIZE SIZE DEVICE [DECODE]
 
 DECODE: data.decode. Words: `round`, an epoch of the run; `alone`, as many steps of plain PyTorch on
 batches in memory, with the network, memory format, precision, loss and kind of optimizer of the
-run, in its process. Figures: images per second of training. `recorded`: the figure of the last
-epoch with what was written after it, until that is on the disk.
+run, in its process; `recorded`, an epoch with what is written after it, until that is on the disk.
+Figures: images per second of training.
 """
 
 import functools
@@ -87,7 +87,7 @@ class Screen(TrainingScreen):
     def __init__(self, make: Callable[[], Callable[[int], float]]) -> None:
         super().__init__(Printer(as_json=False, quiet=False))
         self.turns, self.make, self.alone = Turns(), make, None
-        self.num_steps, self.recorded, self.began = 0, 0.0, 0.0
+        self.num_steps, self.word, self.began = 0, "", 0.0
 
     def begin(self, run, *, epochs, num_steps, faster=()):  # type: ignore[no-untyped-def]
         super().begin(run, epochs=epochs, num_steps=num_steps)
@@ -98,13 +98,14 @@ class Screen(TrainingScreen):
         # Else it would take a core from whoever has the next turn.
         for writer in self.writers:
             writer.wait()
-        # All the time since the turn began counts, except for evaluation.
-        train_s = self.num_images / result.images_per_s
-        self.recorded = self.num_images / (
-            time.perf_counter() - self.began - result.seconds + train_s
-        )
+        figure = result.images_per_s
+        if self.word == "recorded":
+            # All the time since the turn began counts, except for evaluation.
+            train_s = self.num_images / figure
+            seconds = time.perf_counter() - self.began - result.seconds + train_s
+            figure = self.num_images / seconds
         super().epoch(result, is_best=is_best)
-        self.turns.end(result.images_per_s)
+        self.turns.end(figure)
         self.wait()
 
     def step(self, progress):  # type: ignore[no-untyped-def]
@@ -113,7 +114,7 @@ class Screen(TrainingScreen):
             self.num_images = progress.totals.read().num_images
 
     def wait(self) -> None:
-        self.turns.begin(others={"alone": self.run_alone, "recorded": lambda: self.recorded})
+        self.word = self.turns.begin(others={"alone": self.run_alone})
         self.began = time.perf_counter()
         self.pace.begin_epoch()
 

@@ -28,8 +28,9 @@ class Turns:
     def __init__(self) -> None:
         self._words: Iterator[str] | None = None
 
-    def begin(self, *, others: dict[str, Callable[[], float]] | None = None) -> None:
-        """Wait for a word; rounds of `others` are done meanwhile, when their word comes.
+    def begin(self, *, others: dict[str, Callable[[], float]] | None = None) -> str:
+        """Wait for a word and return it; rounds of `others` are done meanwhile, when their word
+        comes.
 
         Raises:
             SystemExit: there are no more turns.
@@ -37,7 +38,7 @@ class Turns:
         self._words = self._words or words()
         for word in self._words:
             if not others or word not in others:
-                return
+                return word
             answer(others[word]())
         raise SystemExit(0)
 

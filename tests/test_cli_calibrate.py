@@ -110,7 +110,11 @@ def test_the_temperature_lowers_the_error_on_the_other_half(here):
     for name in ("fc.weight", "fc.bias"):
         weights[name] = 10 * weights[name]
     save_checkpoint(CKPT, contents)
-    found = ptkit.calibrate("ckpt.pkl", "valid.txt", only=["temperature"]).found
+    calibrated = ptkit.calibrate("ckpt.pkl", "valid.txt", only=["temperature"])
+    found = calibrated.found
+    assert (
+        ptkit.predict(calibrated, "valid.txt").rows == ptkit.predict("ckpt.pkl", "valid.txt").rows
+    )
     assert found.temperature.value > 3
     assert found.temperature.ece[1] < found.temperature.ece[0]
     assert found.temperature.loss[1] < found.temperature.loss[0]

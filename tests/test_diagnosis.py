@@ -453,6 +453,19 @@ def test_a_gpu_that_a_training_fills_costs_what_the_images_would_tell(tmp_path, 
     assert {f.rule: f.verdict for f in found}["too good"] == "n/a"
 
 
+def test_images_of_a_later_split_are_not_said_to_have_been_trained_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(make_lists(tmp_path))
+    ptkit.train(epochs=1, tensorboard=False, pictures=False)
+    kept = {name: Path(name).read_text() for name in ("train.txt", "valid.txt")}
+    for name, text in (("train.txt", kept["valid.txt"]), ("valid.txt", kept["train.txt"])):
+        Path(name).write_text(text)
+        recorded, found = diagnose(Path("runs/1"))
+        assert recorded.evidence.why_none == f"{name} was changed after the run"
+        assert {f.rule: f.verdict for f in found}["too good"] == "n/a"
+        Path(name).write_text(kept[name])
+    assert diagnose(Path("runs/1"))[0].evidence.num_leaked == 0
+
+
 def test_images_that_cannot_be_read_cost_what_they_would_tell(tmp_path, monkeypatch):
     monkeypatch.chdir(make_lists(tmp_path))
     ptkit.train(epochs=2, tensorboard=False, pictures=False)

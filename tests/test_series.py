@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 from statistics import fmean, stdev
@@ -169,6 +170,8 @@ def test_seeds_in_python_are_those_of_the_command(here):
     assert found.checkpoint.is_file()
     assert not Path("ckpt.pkl").exists()
     assert train_series(resume="runs/x", link="best.pkl").as_dict() == found.as_dict()
+    # Where a path is expected, a series is its best run.
+    assert os.fspath(found) == str(found.best.folder) == f"runs/x/{found.as_dict()['best']}"
     assert Path("best.pkl").resolve() == (here / found.checkpoint).resolve()
 
 

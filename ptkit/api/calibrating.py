@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CalibrateResult:
-    """What was fitted, and the checkpoint that has it now.
+    """What was fitted, and the checkpoint that has it now, which it is where a path is expected.
 
     named: the checkpoint as the caller named it. kept: the checkpoint as it was, unless it was
     calibrated before. source: its file and epoch, for people. precision, known: what was wanted.
@@ -29,6 +29,9 @@ class CalibrateResult:
     source: str
     precision: float
     known: float
+
+    def __fspath__(self) -> str:
+        return str(self.checkpoint)
 
 
 def calibrate(

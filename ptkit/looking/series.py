@@ -14,7 +14,9 @@ from ptkit.core.training.links import link_checkpoint
 
 @dataclass(frozen=True)
 class SeriesResult:
-    """run: the folder of the series. setting: its runs together. best: the best run by validation.
+    """What a series led to; where a path is expected, it is the folder of its best run.
+
+    run: the folder of the series. setting: its runs together. best: the best run by validation.
     notes: why a link could not be made.
     """
 
@@ -22,6 +24,9 @@ class SeriesResult:
     setting: Setting
     best: FoundRun
     notes: tuple[str, ...] = ()
+
+    def __fspath__(self) -> str:
+        return str(self.best.folder)
 
     @property
     def checkpoint(self) -> Path:

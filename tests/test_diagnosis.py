@@ -20,6 +20,7 @@ from ptkit.core.diagnosis.rules import BY_NAME, RULES, findings, open_findings
 from ptkit.core.errors import DataError
 from ptkit.looking import diagnosis as diagnosis_module
 from ptkit.looking.diagnosis import diagnose
+from ptkit.looking.reporting.findings import verdicts_section
 from ptkit.looking.reporting.gather import gather_run
 
 RUN = CliRunner()
@@ -457,10 +458,13 @@ def test_images_of_a_later_split_are_not_said_to_have_been_trained_on(tmp_path, 
     monkeypatch.chdir(make_lists(tmp_path))
     ptkit.train(epochs=1, tensorboard=False, pictures=False)
     kept = {name: Path(name).read_text() for name in ("train.txt", "valid.txt")}
-    for name, text in (("train.txt", kept["valid.txt"]), ("valid.txt", kept["train.txt"])):
-        Path(name).write_text(text)
+    for name, part, other in (
+        ("train.txt", "training", "valid.txt"),
+        ("valid.txt", "validation", "train.txt"),
+    ):
+        Path(name).write_text(kept[other])
         recorded, found = diagnose(Path("runs/1"))
-        assert recorded.evidence.why_none == f"{name} was changed after the run"
+        assert recorded.evidence.why_none == f"the {part} list was changed after the run"
         assert {f.rule: f.verdict for f in found}["too good"] == "n/a"
         Path(name).write_text(kept[name])
     assert diagnose(Path("runs/1"))[0].evidence.num_leaked == 0
@@ -479,6 +483,12 @@ def test_images_that_cannot_be_read_cost_what_they_would_tell(tmp_path, monkeypa
     os.rename("images", "moved")
     gone, found = diagnose(run)
     assert gone.evidence.why_none.startswith("no training image can be read; the first: cannot ")
+    reason = "no training image can be read"
+    for with_images in (True, False):
+        page = str(
+            verdicts_section(gather_run(run, with_images=with_images, check=False, counting=None))
+        )
+        assert (reason in page, first in page) == (with_images, with_images)
     assert {f.rule: f.verdict for f in found}["too good"] == "n/a"
     assert diagnose(run, root=Path("moved"))[0].evidence == whole
     reported = gather_run(run, root=Path("moved"), check=False, counting=None)

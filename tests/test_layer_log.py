@@ -282,6 +282,23 @@ def test_the_spread_is_that_of_the_outputs_that_are_measured(layout, bias):
     assert seen.taken()["0"]["std"] == pytest.approx(expected.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(), (4,)])
+def test_a_rectified_parameter_is_no_output_of_a_batch(shape):
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.gate = nn.Conv2d(3, 4, 1), nn.Parameter(torch.ones(shape))
+
+        def forward(self, images):
+            return self.conv(images) * F.relu(self.gate).sum()
+
+    model = Gated()
+    seen = Activations(model, Seconds())
+    with seen.seen():
+        model(torch.ones(2, 3, 5, 5))
+    assert seen.taken()["conv"]["dead"] is None
+
+
 def test_what_goes_below_0_is_no_relu():
     model = nn.Sequential(nn.Linear(2, 2), nn.Hardtanh())
     seen = Activations(model, Seconds())

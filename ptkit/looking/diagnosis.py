@@ -68,10 +68,11 @@ def _evidence(run: Path, data: DataSettings, *, device: str, workers: int) -> Ev
         if train.label_kind != SINGLE:
             return replace(found, why_none="images have no single class")
         saved = (subject.weights.checkpoint or {}).get("data", {})
-        for images, name in ((train, "list_sha256"), (valid, "valid_sha256")):
-            # Whether images were trained on is a question to the lists of the run.
+        lists = {"training": (train, "list_sha256"), "validation": (valid, "valid_sha256")}
+        for part, (images, name) in lists.items():
+            # Images that a later split validates on may be ones that this run was trained on.
             if saved.get(name) not in (None, images.sha256):
-                return replace(found, why_none=f"{images.file} was changed after the run")
+                return replace(found, why_none=f"the {part} list was changed after the run")
         accuracy, count = _clean_accuracy(subject, train, device=device, workers=workers)
     # A run that was moved, or of a user's own model, has its files all the same.
     except PtkitError as error:

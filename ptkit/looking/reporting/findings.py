@@ -25,7 +25,7 @@ def verdicts_section(report: Reported) -> Html | Missing:
     items = [_verdict(finding, report) for finding in spoken]
     if not any(finding.verdict in (FAIL, WARN) for finding in spoken):
         items.insert(0, tag("p", _without_fault(report.findings)))
-    return joined([*items, _others(report.findings)])
+    return joined([*items, _others(report.findings, with_reasons=report.with_images)])
 
 
 def check_section(report: Reported) -> Html | Missing:
@@ -90,13 +90,16 @@ def _heading(verdict: str, rule: str, text: str) -> Html:
     return tag("p", mark, " ", tag("strong", rule), f": {text}")
 
 
-def _others(findings: Sequence[Finding]) -> Html:
-    """Return which rules found nothing, which follow from others, and which could not look."""
+def _others(findings: Sequence[Finding], *, with_reasons: bool) -> Html:
+    """Return which rules found nothing, which follow from others, and which could not look.
+
+    with_reasons: why they could not, which may name a list or an image.
+    """
     others = other_findings(findings)
     lines = [tag("li", f"{OK}: {', '.join(others.fine)}")] if others.fine else []
     lines += [tag("li", f"{each.rule}: follows from {each.muted_by}") for each in others.muted]
     lines += [
-        tag("li", f"{', '.join(rules)}: {NOT_APPLICABLE}, {reason}")
+        tag("li", f"{', '.join(rules)}: {NOT_APPLICABLE}" + (f", {reason}" if with_reasons else ""))
         for reason, rules in others.unknown.items()
     ]
     summary = tag("summary", "The other rules")

@@ -88,7 +88,8 @@ class Activations:
     def _see_relu(self, output: Tensor, rows: slice, *, lowest_is_0: bool) -> None:
         """See an activation: it follows the layer that ran last, unless another one did before."""
         name, self._last = self._last, None
-        if name is None or name not in self._units:
+        # What has no rows is no output of a batch.
+        if name is None or name not in self._units or output.ndim < 2:
             return
         axis = _unit_axis(self._layers[name]) % output.ndim
         if output.shape[axis] != self._units[name]:

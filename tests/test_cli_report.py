@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_records
+from tiny_data import make_lists
 from tiny_report import CLASSES, HOSTILE, write_run, write_table
 from typer.testing import CliRunner
 
+import ptkit
 from ptkit.commands.app import app
+from ptkit.core.errors import DataError
 from ptkit.looking.reporting import gather
 from ptkit.looking.reporting.examples import Example, chosen
 
@@ -75,6 +78,7 @@ def test_a_run_becomes_one_page_that_loads_nothing(here):
         "bytes": len(file.read_bytes()),
         "num_runs": 1,
         "left_out": told["left_out"],
+        "changed_lists": None,
     }
     assert set(told["left_out"]) == {
         "Feature maps", "Embedding", "Layers over the epochs", "Further figures"
@@ -111,20 +115,48 @@ def test_long_lists_are_checked_where_it_is_asked_for(here, monkeypatch):
     assert as_json(run, "--no-check")["left_out"]["The data"] == "left out, as --no-check asks"
 
 
-def test_a_list_that_has_other_images_now_is_told(here):
-    run, file = write_run(here), here / "data/valid.txt"
+def test_lists_that_were_changed_after_the_run_are_told(here):
+    make_lists(here)
+    ptkit.train(epochs=1, tensorboard=False, pictures=False)
 
-    def told():
-        as_json(run)
-        return "has other images than in this run" in (run / "report.html").read_text("utf-8")
+    def told(*flags):
+        result = report("runs/1", *flags)
+        page = " ".join(" ".join(Page(here / "runs/1/report.html").text).split())
+        found = re.search(r"[Tt]he [a-z ]+ after the run(?=: the page)", result.output)
+        assert ("after the run: this page shows the data" in page) == bool(found)
+        return found and found[0]
 
-    assert not told()
-    first, *rest = file.read_text("utf-8").splitlines(keepends=True)
-    # Another order, or more of them, is not what the run lacks.
-    file.write_text("".join([*rest, first]), "utf-8")
-    assert not told()
-    file.write_text("".join(rest), "utf-8")
-    assert told()
+    assert told() is None
+    lists = {name: (here / name).read_text() for name in ("train.txt", "valid.txt")}
+    # One image fewer.
+    (here / "valid.txt").write_text(lists["valid.txt"].split("\n", 1)[1])
+    assert told("--no-check") == "the validation list was changed after the run"
+    (here / "train.txt").write_text(lists["valid.txt"])
+    both = "the training and validation lists were changed after the run"
+    assert told("--no-images") == both
+    assert as_json("runs/1")["changed_lists"] == both
+    # Of a run that was killed the answers are numbers alone, without paths.
+    (here / "runs/1/valid_predictions.csv").unlink()
+    assert told() == both
+    reason = as_json("runs/1")["left_out"]["Images"]
+    assert reason == "the run has not reached its end, and its validation list was changed"
+    for name, text in lists.items():
+        (here / name).write_text(text)
+    assert told() is None
+    assert "Images" not in as_json("runs/1")["left_out"]
+
+
+def test_changed_corrections_of_labels_are_not_laid_to_the_list(here):
+    make_lists(here)
+    first = (here / "train.txt").read_text().split()[0]
+    fixes = here / "fixes.txt"
+    fixes.write_text(f"{first} bar\n")
+    ptkit.train(relabel=fixes, epochs=1, tensorboard=False, pictures=False)
+    fixes.write_text(f"{first} cross\n")
+    told = as_json("runs/1")["changed_lists"]
+    assert told == "the training list or the corrections were changed after the run"
+    with pytest.raises(DataError, match=r"^train\.txt with its corrections is not the list that "):
+        ptkit.train(resume="runs/1", epochs=2)
 
 
 @pytest.mark.parametrize("flag", ["--check", "--no-check", "--root"])

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ptkit.commands import options
-from ptkit.commands.output import Printer
+from ptkit.commands.output import Printer, complain
 from ptkit.commands.progress import bar
 from ptkit.core.wording import amount, counted
 
@@ -65,6 +65,8 @@ def report(
     )
     for title, reason in written.left_out.items():
         printer.say(f"left out: {title} ({reason})")
+    if written.changed_lists:
+        complain(f"note: {written.changed_lists}: the page shows the data as they are now")
     runs = "" if (run / "config.toml").is_file() else f"{counted(written.num_runs, 'run')}, "
     printer.say(f"Wrote {written.file} ({runs}{amount(written.num_bytes)})")
     printer.result(
@@ -73,5 +75,6 @@ def report(
             "bytes": written.num_bytes,
             "num_runs": written.num_runs,
             "left_out": written.left_out,
+            "changed_lists": written.changed_lists or None,
         }
     )

@@ -19,6 +19,7 @@ from ptkit.core.config.layers import read_toml, resolve
 from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
 from ptkit.core.data.lists import ImageList
 from ptkit.core.errors import CheckpointError, DataError, UsageError
+from ptkit.core.training.changed_lists import TRAINING, check_same_lists
 from ptkit.core.training.prediction import run_list
 from ptkit.core.training.setup_lists import read_lists
 from ptkit.core.training.tasks.calibration import AnswerFit, Answering, FittedTemperature
@@ -228,11 +229,8 @@ def _training_images(subject: Subject, wishes: Wishes, root: Path | None) -> Ima
     else:
         settings = resolve(read_toml(run / "config.toml")).data
         images, _ = read_lists(settings if root is None else replace(settings, root=str(root)))
-        data = (subject.weights.checkpoint or {}).get("data", {})
-        if data.get("list_sha256") not in (None, images.sha256):
-            raise DataError(
-                f"{images.file} is not the list that {source} was trained with: pass --train LIST"
-            )
+        checkpoint = subject.weights.checkpoint
+        check_same_lists(checkpoint, {TRAINING: images}, source, advice="pass --train LIST")
     rows = subject.task.counted_rows(images.labels)
     if len(rows) > _MOST_TRAINING:
         rows = np.sort(np.random.default_rng(wishes.seed).permutation(rows)[:_MOST_TRAINING])

@@ -16,6 +16,12 @@ from ptkit.core.diagnosis.recorded import Evidence, Recorded, read_records
 from ptkit.core.diagnosis.rules import findings
 from ptkit.core.errors import DataError, PtkitError
 from ptkit.core.run_files import resume_command
+from ptkit.core.training.changed_lists import (
+    TRAINING,
+    VALIDATION,
+    changed_lists,
+    told_as_changed,
+)
 from ptkit.core.training.holding import is_unfinished
 from ptkit.core.training.setup_lists import lists_of_run
 from ptkit.core.wording import reason_of
@@ -67,12 +73,10 @@ def _evidence(run: Path, data: DataSettings, *, device: str, workers: int) -> Ev
         train, valid = lists_of_run(data)
         if train.label_kind != SINGLE:
             return replace(found, why_none="images have no single class")
-        saved = (subject.weights.checkpoint or {}).get("data", {})
-        lists = {"training": (train, "list_sha256"), "validation": (valid, "valid_sha256")}
-        for part, (images, name) in lists.items():
-            # Images that a later split validates on may be ones that this run was trained on.
-            if saved.get(name) not in (None, images.sha256):
-                return replace(found, why_none=f"the {part} list was changed after the run")
+        lists = {TRAINING: train, VALIDATION: valid}
+        # Images that a later split validates on may be ones that this run was trained on.
+        if changed := changed_lists(subject.weights.checkpoint, lists):
+            return replace(found, why_none=told_as_changed(changed, lists))
         accuracy, count = _clean_accuracy(subject, train, device=device, workers=workers)
     # A run that was moved, or of a user's own model, has its files all the same.
     except PtkitError as error:

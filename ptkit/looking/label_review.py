@@ -14,6 +14,7 @@ from ptkit.core.data.lists import ImageList
 from ptkit.core.errors import DataError
 from ptkit.core.files import quoted, write_atomically
 from ptkit.core.run_files import MARGINS, read_margins, why_no_run
+from ptkit.core.training.changed_lists import TRAINING, check_same_lists
 from ptkit.core.training.setup_lists import lists_of_run
 from ptkit.core.wording import first_of
 from ptkit.looking.subject import load_subject
@@ -92,9 +93,7 @@ def review_labels(
     data = resolve(read_toml(run / "config.toml")).data
     listed, _ = lists_of_run(data if root is None else replace(data, root=str(root)))
     subject = load_subject(run)
-    trained_on = (subject.weights.checkpoint or {}).get("data", {}).get("list_sha256")
-    if listed.sha256 != trained_on:
-        raise DataError(f"{listed.file} is not the list that {run} was trained with")
+    check_same_lists(subject.weights.checkpoint, {TRAINING: listed}, run)
     if recorded.rows is None and len(listed) != len(recorded.total):
         raise DataError(
             f"{run} left out images that could not be read, and an earlier version did not record"

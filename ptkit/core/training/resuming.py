@@ -21,6 +21,7 @@ from ptkit.core.models.matching import load_state_dict
 from ptkit.core.models.weights import image_hashes
 from ptkit.core.ranks import here
 from ptkit.core.sharding import parts_like
+from ptkit.core.training.changed_lists import TRAINING, VALIDATION, check_same_lists
 from ptkit.core.training.holding import Hold
 from ptkit.core.training.layer_log import open_layer_log
 from ptkit.core.training.loop import Training
@@ -271,13 +272,9 @@ def _restore_weights(checkpoint: Mapping[str, Any], training: Training) -> None:
 
 
 def _check_same_data(saved: SavedState, setup: Setup) -> None:
-    data = saved.checkpoint["data"]
-    for images, key in (
-        (setup.training.train.images, "list_sha256"),
-        (setup.training.valid.images, "valid_sha256"),
-    ):
-        if data[key] != images.sha256:
-            raise DataError(f"{images.file} is not the list that {saved.folder} was trained with")
+    training = setup.training
+    lists = {TRAINING: training.train.images, VALIDATION: training.valid.images}
+    check_same_lists(saved.checkpoint, lists, saved.folder)
     if saved.checkpoint["classes"] != list(setup.data.class_names):
         raise DataError(f"the class names are not those that {saved.folder} was trained with")
 

@@ -35,12 +35,6 @@ def check_section(report: Reported) -> Html | Missing:
     found = report.check
     shown = _examples(found) if report.with_images else {}
     parts = []
-    if report.has_other_list:
-        text = (
-            "The validation list has other images than in this run: what follows is of the lists as"
-            " they are now."
-        )
-        parts.append(tag("p", text))
     for action, findings in found.by_action:
         parts.append(tag("h3", HEADINGS[action]))
         for finding in findings:

@@ -14,8 +14,15 @@ from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.lists import ImageList, read_list
 from ptkit.core.device import choose_device
 from ptkit.core.diagnosis.findings import Finding
-from ptkit.core.errors import PtkitError
+from ptkit.core.errors import CheckpointError, PtkitError
+from ptkit.core.models.checkpoints import read_checkpoint
 from ptkit.core.run_files import Outputs
+from ptkit.core.training.changed_lists import (
+    TRAINING,
+    VALIDATION,
+    changed_lists,
+    told_as_changed,
+)
 from ptkit.core.training.setup_lists import lists_of_run
 from ptkit.core.wording import reason_of
 from ptkit.looking.checking import CheckUp, check_up
@@ -40,7 +47,8 @@ class Reported:
     predictions: classes are numbered as in the run's list of classes. places: of the validation
     images, from the listed path to one that opens. with_images: whether the page may show pictures
     and paths of the data. continuation: the command that continues the run, None of one that is
-    done. has_other_list: whether the validation list lacks an image that the run was validated on.
+    done. changed_lists: a clause that says which lists were changed after the run, empty where
+    none was.
     """
 
     run: FoundRun
@@ -50,7 +58,7 @@ class Reported:
     places: Mapping[str, str] | Missing
     with_images: bool = True
     continuation: str | None = None
-    has_other_list: bool = False
+    changed_lists: str = ""
 
     @property
     def settings(self) -> Settings:
@@ -89,25 +97,23 @@ def gather_run(
         outputs, command = recorded.outputs, continuation(recorded)
     except PtkitError as error:
         findings = Missing(reason_of(error))
-    listed = _listed(data)
-    predictions = _predictions(run, listed, outputs)
+    lists = _lists(data)
+    changed = [] if isinstance(lists, Missing) else _changed(folder, lists)
+    told = "" if isinstance(lists, Missing) or not changed else told_as_changed(changed, lists)
+    listed = lists if isinstance(lists, Missing) else lists[VALIDATION]
+    predictions = _predictions(run, listed, outputs, is_changed=VALIDATION in changed)
     checked = _checked(run.name, data, check, workers=workers, counting=counting)
     if isinstance(checked, Missing) and not with_images:
         # A reason may name an image.
         checked = Missing("its lists were not checked")
     places = _places(listed)
-    known = () if isinstance(places, Missing) else places
-    own = () if isinstance(predictions, Missing) else predictions.paths
-    has_other_list = bool(known) and not set(own) <= set(known)
     if not with_images:
         places = Missing("left out, as --no-images asks")
-    return Reported(
-        run, predictions, findings, checked, places, with_images, command, has_other_list
-    )
+    return Reported(run, predictions, findings, checked, places, with_images, command, told)
 
 
 def _predictions(
-    run: FoundRun, listed: ImageList | Missing, outputs: Outputs | None
+    run: FoundRun, listed: ImageList | Missing, outputs: Outputs | None, *, is_changed: bool
 ) -> Predictions | Missing:
     """Return a run's answers; of one that was killed, those of its best epoch so far."""
     if run.predictions is not None:
@@ -117,7 +123,7 @@ def _predictions(
         return Missing("the run has not reached its end")
     rows = np.arange(len(listed)) if outputs.rows is None else outputs.rows
     is_inside = rows.max(initial=-1) < len(listed)
-    if not is_inside or not np.array_equal(listed.labels[rows], outputs.labels):
+    if is_changed or not is_inside or not np.array_equal(listed.labels[rows], outputs.labels):
         return Missing("the run has not reached its end, and its validation list was changed")
     answers, every = outputs.answers, np.arange(len(rows))
     probabilities = np.stack(
@@ -151,13 +157,23 @@ def _checked(
         return Missing(reason_of(error))
 
 
-def _listed(data: DataSettings) -> ImageList | Missing:
+def _lists(data: DataSettings) -> Mapping[str, ImageList] | Missing:
+    """Return the lists as they are now; without a training list the other one alone."""
     try:
         if Path(data.train).is_file():
-            return lists_of_run(data)[1]
-        return read_list(Path(data.valid), classes=_classes(data), root=_root(data))
+            return dict(zip((TRAINING, VALIDATION), lists_of_run(data), strict=True))
+        valid = read_list(Path(data.valid), classes=_classes(data), root=_root(data))
+        return {VALIDATION: valid}
     except PtkitError as error:
         return Missing(reason_of(error))
+
+
+def _changed(folder: Path, lists: Mapping[str, ImageList]) -> list[str]:
+    """Return which lists are not those of the run; none where no checkpoint of it can be read."""
+    try:
+        return changed_lists(read_checkpoint(folder), lists)
+    except CheckpointError:
+        return []
 
 
 def _places(listed: ImageList | Missing) -> Mapping[str, str] | Missing:

@@ -37,6 +37,9 @@ def summary_section(report: Reported) -> Html | Missing:
         told += f", 95% interval {low} to {high}, {counted(len(found.paths), 'image')}"
     lines = [tag("p", value, told, class_="headline")]
     lines += [tag("p", text) for text in _sentences(report)]
+    if told := report.changed_lists:
+        text = f"{told[0].upper()}{told[1:]}: this page shows the data as they are now."
+        lines.append(tag("p", text))
     return joined(lines)
 
 

@@ -15,12 +15,17 @@ _MARK = f'content="{GENERATOR} '.encode()
 
 @dataclass(frozen=True)
 class Written:
-    """file: the page. left_out: its missing sections, with the reasons. num_runs: in its table."""
+    """A page that was written.
+
+    left_out: its missing sections, with the reasons. num_runs: in its table. changed_lists: see
+    `Reported`.
+    """
 
     file: Path
     num_bytes: int
     num_runs: int
     left_out: dict[str, str] = field(default_factory=dict)
+    changed_lists: str = ""
 
 
 def write_report(
@@ -52,17 +57,17 @@ def write_report(
     if (place / "config.toml").is_file():
         report = gather_run(place, with_images=with_images, check=check, root=root, **how)
         text, left_out = run_page(report)
-        count = 1
+        count, changed = 1, report.changed_lists
     elif check is not None or root is not None:
         flag = "--root" if check is None else "--check" if check else "--no-check"
         raise UsageError(f"{flag} is for the page of one run, and {place} is a folder of runs")
     else:
         runs = gather_runs(place)
         text, left_out = runs_page(runs, beside=file.parent, with_paths=with_images), {}
-        count = len(runs.runs)
+        count, changed = len(runs.runs), ""
     data = text.encode()
     write_atomically(file, data)
-    return Written(file, len(data), count, left_out)
+    return Written(file, len(data), count, left_out, changed)
 
 
 def _target(place: Path, out: Path | None) -> Path:

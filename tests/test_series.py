@@ -175,6 +175,16 @@ def test_seeds_in_python_are_those_of_the_command(here):
     assert Path("best.pkl").resolve() == (here / found.checkpoint).resolve()
 
 
+def test_a_series_in_python_is_resumed_as_one(here):
+    found = train_series(seeds=2, name="x", epochs=1, pictures=False, tensorboard=False)
+    assert train_series(resume=found).as_dict() == found.as_dict()
+    for resume in (found, "runs/x"):
+        with pytest.raises(UsageError, match=r"ptkit\.train_series\(resume=\.\.\.\)$"):
+            train(resume=resume, epochs=2)
+    with pytest.raises(UsageError, match="runs/x/seed-0 is not the folder of a series"):
+        train_series(resume="runs/x/seed-0")
+
+
 def test_folds_in_python_have_their_own_lists(folds):
     found = train_series(folds=folds, name="cv", **PLAIN)
     assert [run.folder.name for run in found.setting.runs] == ["fold-1", "fold-2"]

@@ -60,13 +60,20 @@ def _continued(begun: Path, keywords: Mapping[str, Any]) -> "RunResult":
     return train(resume=begun, **{k: v for k, v in keywords.items() if k not in known})
 
 
-def _refuse_series(settings: Mapping[str, Any]) -> None:
+def _refuse_series(settings: Mapping[str, Any], resume: StrPath | None = None) -> None:
     for name in ("seeds", "folds"):
         if name in settings:
             raise UsageError(
                 f"{name} makes several runs: ptkit.train_series({name}=...) or, from old weights,"
                 f" ptkit.finetune_series(weights, {name}=...)"
             )
+    if resume is None:
+        return
+    from ptkit.core.training.series import is_series
+    from ptkit.looking.series import SeriesResult
+
+    if isinstance(resume, SeriesResult) or is_series(Path(resume)):
+        raise UsageError("a series of runs is continued by ptkit.train_series(resume=...)")
 
 
 @as_one_run
@@ -107,7 +114,7 @@ def train(
     from ptkit.core.ranks import here
     from ptkit.core.training.observers import Unwatched
 
-    _refuse_series(settings)
+    _refuse_series(settings, resume)
     if preflight and not here().is_alone:
         raise UsageError("--preflight is for one process: leave torchrun out")
     refused = [k for k, v in {"name": name, "out": out, "recipe": recipe}.items() if v is not None]

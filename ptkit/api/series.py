@@ -40,8 +40,10 @@ class FinetuneSeriesKeywords(FinetuneKeywords, _OfSeries, total=False):
 
 def is_asked_for(keywords: dict[str, Any]) -> bool:
     """Say whether the keywords of a command mean several runs: they say so, or resume them."""
+    from ptkit.core.training.series import is_series
+
     resume = keywords.get("resume")
-    is_resumed = resume is not None and (Path(resume) / "series.json").is_file()
+    is_resumed = resume is not None and is_series(Path(resume))
     return is_resumed or not keywords.keys().isdisjoint(("seeds", "folds"))
 
 
@@ -56,7 +58,7 @@ def train_series(
 ) -> "SeriesResult":
     """Train once for each of so many seeds, or for each fold that `ptkit split --kfold` wrote.
 
-    folds: their folder. resume: the folder of a series, of which what is missing is trained.
+    folds: their folder. resume: a series, or its folder, of which what is missing is trained.
     keywords: see `ptkit.train`; `link` is put to the best run's checkpoint.
 
     >>> found = ptkit.train_series(seeds=2, epochs=1, name="small")
@@ -68,11 +70,15 @@ def train_series(
     Raises:
         PtkitError: any of its children; core/errors.py says what each means.
     """
+    from ptkit.looking.series import SeriesResult
+
     watch, given_keywords = _watched(watch), dict(keywords)
     if resume is not None:
         if source is not None:
             raise UsageError(f"--resume continues with the runs' own lists: leave {source} out")
-        return _resumed(Path(resume), watch, {"seeds": seeds, "folds": folds, **given_keywords})
+        # As a path a result is that of its best run.
+        folder = resume.run if isinstance(resume, SeriesResult) else Path(resume)
+        return _resumed(folder, watch, {"seeds": seeds, "folds": folds, **given_keywords})
     given_keywords |= _lists_of(seeds, folds, source, given_keywords)
     link, given, where, layers = _apart(given_keywords)
     gathered = asked_training(source, given, **where, watch=watch, layers=layers)

@@ -112,10 +112,12 @@ def read_series(folder: Path) -> Series:
     """Return a series that was begun.
 
     Raises:
-        DataError: its file is damaged.
+        UsageError: not the folder of a series. DataError: its file is damaged.
     """
     try:
         names = tuple(map(str, parse_json((folder / FILE).read_bytes())["runs"]))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(f"{folder} is not the folder of a series: it has no {FILE}") from None
     except (OSError, ValueError, KeyError, TypeError):
         names = ()
     if not names or any(name != Path(name).name for name in names):

@@ -65,7 +65,9 @@ def test_what_is_advised_is_a_command_that_changes_the_run_and_keeps_its_lines(
     if command.startswith("ptkit train"):
         settings, asks = settings_of(command)
         assert asks or settings != own
-        assert settings.model.init[: len(own.model.init)] == own.model.init
+        # What was dead from the first epoch on is laid to --init.
+        kept = () if rule == "FAIL dead units" else own.model.init
+        assert settings.model.init[: len(own.model.init)] == kept
         new = (*settings.model.init[1:], *settings.optimizer.groups[1:])
         names = [re.split("[=:]", line)[0].removesuffix(".weight") for line in new]
         # A line that fits nothing of a model is refused.
@@ -281,8 +283,9 @@ def test_a_collapse_of_a_run_that_still_learns_is_given_more_epochs(tmp_path):
         folder = make_run(
             tmp_path / name, values=values, config="[train]\nepochs = 5\n", metrics=metrics
         )
-        command = judged(folder, "collapse").command
-        assert ("--epochs 10" in command) == (name == "still")
+        found = judged(folder, "collapse")
+        assert found.verdict == ("WARN" if name == "still" else "FAIL")
+        assert ("--epochs 10" in found.command) == (name == "still")
     # Five epochs of eight.
     (tmp_path / "still/config.toml").write_text(
         (tmp_path / "still/config.toml").read_text().replace("epochs = 5", "epochs = 8")
@@ -322,14 +325,15 @@ def test_a_bias_of_classes_that_are_drawn_alike_is_looked_at(tmp_path):
         assert (found.verdict, parsed(found.command)[0]) == ("WARN", name)
 
 
-def test_too_few_steps_at_a_tiny_rate_want_a_larger_one(tmp_path):
-    def few(update):
+def test_too_few_steps_to_learn_want_more_or_another_rate_where_it_shows(tmp_path):
+    def few(update, rise):
         def change(first, epochs):
             del epochs[1:]
             for name in NAMES:
                 of_weight(name, "update", update)(first, epochs)
             for key in ("loss", "lr", "wait_s", "grad_norm"):
                 epochs[0][key] = epochs[0][key][:8]
+            epochs[0]["loss"] = np.linspace(0.7, 0.7 + rise, 8).tolist()
             epochs[0]["sampled"] = list(range(1, 9))
             for norms in epochs[0]["weights"].values():
                 for key in norms:
@@ -339,10 +343,38 @@ def test_too_few_steps_at_a_tiny_rate_want_a_larger_one(tmp_path):
 
     metrics = {"train_loss": [0.7], "valid_accuracy": [0.5], "epoch": [1], "valid_loss": [0.7],
                "train_accuracy": [0.5]}  # fmt: skip
-    for update, lr in ((1e-6, 1.0), (0.1, 0.01)):
-        folder = make_run(tmp_path / str(lr), few(update), metrics=metrics)
+    for update, rise, verdict, lr, num_epochs in (
+        (1e-4, 0.0, "FAIL", 10.0, 1),
+        (0.1, 0.7, "FAIL", 0.01, 1),
+        (0.2, 0.05, "WARN", 0.1, 2),
+        (0.02, -0.01, "WARN", 0.1, 2),
+    ):
+        folder = make_run(
+            tmp_path / f"{update} {rise}",
+            few(update, rise),
+            metrics=metrics,
+            config="[train]\nepochs = 1\n",
+        )
         found = judged(folder, "not learning")
-        assert (found.verdict, settings_of(found.command)[0].optimizer.lr) == ("FAIL", lr)
+        settings = settings_of(found.command)[0]
+        assert found.verdict == verdict
+        assert (settings.optimizer.lr, settings.train.epochs) == (lr, num_epochs)
+
+
+def test_what_learns_nothing_at_a_usual_rate_is_laid_to_the_labels(tmp_path):
+    def flat(update):
+        def change(first, epochs):
+            every_epoch(loss=[0.69] * 30)(first, epochs)
+            for name in NAMES:
+                of_weight(name, "update", update)(first, epochs)
+
+        return change
+
+    metrics = {"train_loss": [0.69] * 5, "valid_accuracy": [0.5] * 5}
+    for update, is_usual in ((0.02, True), (0.5, False)):
+        folder = make_run(tmp_path / str(update), flat(update), metrics=metrics)
+        text = judged(folder, "not learning").text
+        assert ("labels and images may not belong together" in text) == is_usual
 
 
 def test_steps_of_the_users_own_are_looked_at_where_the_input_is_off(tmp_path):
@@ -354,6 +386,21 @@ def test_steps_of_the_users_own_are_looked_at_where_the_input_is_off(tmp_path):
     given = "[data]\nmean = [0.1, 0.1, 0.1]\nstd = [1.0, 1.0, 1.0]\n"
     command = judged(make_run(tmp_path / "given", off, config=given), "input").command
     assert settings_of(command)[0].data.mean == ()
+
+
+def test_units_that_die_later_or_by_large_steps_are_laid_to_the_rate(tmp_path):
+    def dying(update, died_in):
+        def change(first, epochs):
+            dict(FAULTS)["FAIL dead units"](first, epochs[died_in - 1 :])
+            for name in NAMES:
+                of_weight(name, "update", update)(first, epochs)
+
+        return change
+
+    for update, died_in, lr in ((0.02, 1, 0.1), (0.02, 2, 0.0333), (0.5, 1, 0.0333)):
+        folder = make_run(tmp_path / f"{update} {died_in}", dying(update, died_in), config=OWN)
+        settings = settings_of(judged(folder, "dead units").command)[0]
+        assert (settings.optimizer.lr, not settings.model.init) == (lr, lr == 0.1)
 
 
 def test_a_rate_that_is_far_too_high_is_brought_down_at_once(tmp_path):

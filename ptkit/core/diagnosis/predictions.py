@@ -117,13 +117,13 @@ def collapse(run: Recorded) -> Judgement:
         f"the answers are spread as over {used:.1f} classes, the images as over {there:.1f} (limit"
         f" a share of {_COLLAPSED:g})"
     )
-    command = (
-        f"{run.again} --set data.sampler=balanced --set train.metric=balanced_accuracy"
-        if is_uneven(run) and not run.is_balanced
-        else run.longer
-        if still_falls(run)
-        else f"ptkit confmat {run.quoted_folder} {run.quoted_valid}"
-    )
+    if is_uneven(run) and not run.is_balanced:
+        balanced = "--set data.sampler=balanced --set train.metric=balanced_accuracy"
+        return Judgement(FAIL, text, numbers, (), f"{run.again} {balanced}")
+    if still_falls(run):
+        # It is on its way: the classes that are easy to tell come first.
+        return Judgement(WARN, text, numbers, (), run.longer)
+    command = f"ptkit confmat {run.quoted_folder} {run.quoted_valid}"
     return Judgement(FAIL, text, numbers, (), command)
 
 

@@ -21,10 +21,10 @@ from ptkit.core.diagnosis.recorded import Floats, Recorded, least, running_media
 _ROSE = 2.0
 # Of the loss of guessing: a minimum below it is as good as this.
 _FLOOR = 0.05
-_LARGE_UPDATE, _USUAL_UPDATE, _SMALL_UPDATE, _NO_GAIN = 1e-2, 1e-3, 1e-4, 0.02
+LARGE_UPDATE, _USUAL_UPDATE, _SMALL_UPDATE, _NO_GAIN = 1e-2, 1e-3, 1e-4, 0.02
 _STILL_FALLING = 0.05
 _FEWEST_STEPS, _ENOUGH_STEPS = 20, 40
-_SPIKE_Z, _SPIKE_RISE, _CLIPPED = 6.0, 1.2, 0.5
+_SPIKE_Z, _RISE, _CLIPPED = 6.0, 1.2, 0.5
 # Steps before, after and on both sides of a spike that it is held against.
 _BEFORE, _AFTER, _AROUND = 10, 5, 50
 _SHARE_OF_STEPS = 0.05
@@ -94,12 +94,7 @@ def not_learning(run: Recorded) -> Judgement:
         # Training images are learned, and so few others cannot tell.
         text = f"{faults[0]}: {majority.total:,.0f} images are too few to tell"
         return Judgement(INFO, text, numbers, (), "ptkit split FOLDER --kfold 5")
-    command = f"{run.again} --preflight"
-    if is_loss_bad and len(run.loss) < _FEWEST_STEPS:
-        # Without a word of the rules on the rate: it is the most usual cause.
-        is_small = overall_update(run) < _SMALL_UPDATE
-        command = faster(run) if is_small else slower(run)
-    return Judgement(FAIL, "; ".join(faults), numbers, (), command)
+    return _where_nothing_is_learned(run, "; ".join(faults), numbers, is_loss_bad=is_loss_bad)
 
 
 def rate_too_high(run: Recorded) -> Judgement:
@@ -125,10 +120,10 @@ def rate_too_high(run: Recorded) -> Judgement:
     # Of a loss of 0 there is nothing to gain.
     gain = 1 - last / first if first else 1.0
     is_stuck = gain < _NO_GAIN or (guess is not None and is_as_guessing(last, guess))
-    if update > _LARGE_UPDATE and is_stuck and len(peak) >= _FEWEST_STEPS:
+    if update > LARGE_UPDATE and is_stuck and len(peak) >= _FEWEST_STEPS:
         text = (
             f"at the full rate a step moves weights by {update:.2g} of their size (limit"
-            f" {_LARGE_UPDATE:g}) and brings the loss no further: {last:.4g} at its end"
+            f" {LARGE_UPDATE:g}) and brings the loss no further: {last:.4g} at its end"
         )
         return Judgement(FAIL, text, numbers | {"gain": gain}, (), slower(run))
     return fine(numbers)
@@ -236,6 +231,25 @@ def data_bound(run: Recorded) -> Judgement:
     return Judgement(verdict, text, {"share": share}, (), command)
 
 
+def _where_nothing_is_learned(
+    run: Recorded, text: str, numbers: dict[str, float], *, is_loss_bad: bool
+) -> Judgement:
+    """Return the judgement with what helps: where the loss never fell, by the size of the steps."""
+    update, count, command = overall_update(run), len(run.loss), f"{run.again} --preflight"
+    if is_loss_bad and count < _FEWEST_STEPS:
+        # Of so few steps the rules on the rate say nothing.
+        has_risen = run.loss[-1] > _RISE * run.loss[0]
+        if not (has_risen or update < _SMALL_UPDATE):
+            return Judgement(WARN, f"{text}; after {count:,} steps", numbers, (), run.longer)
+        command = slower(run) if has_risen else faster(run)
+    elif is_loss_bad and _SMALL_UPDATE <= update <= LARGE_UPDATE:
+        text += (
+            f"; a step moves weights by {update:.2g} of their size, which is usual: labels and"
+            " images may not belong together"
+        )
+    return Judgement(FAIL, text, numbers, (), command)
+
+
 def still_falls(run: Recorded) -> bool:
     """Say whether the training loss of the last epoch is clearly below all others; that of a single
     epoch has hardly begun to fall.
@@ -285,8 +299,12 @@ def slower(run: Recorded) -> str:
 
 
 def faster(run: Recorded) -> str:
-    """Return the command with ten times the rate."""
-    return run.at_rate(10)
+    """Return the command with ten times the rate, or more where steps are so small that more is
+    needed to make them usual.
+    """
+    update = overall_update(run)
+    factor = max(_USUAL_UPDATE / update, 10.0) if update > 0 else 10.0
+    return run.at_rate(factor, digits=2)
 
 
 def calmer(run: Recorded) -> str:
@@ -324,7 +342,7 @@ def spikes_of(run: Recorded) -> list[int]:
     before = running_median(run.loss, _BEFORE)[begin - _BEFORE : end - _BEFORE]
     after = sliding_window_view(run.loss, _AFTER).mean(axis=1)[begin:end]
     with np.errstate(invalid="ignore"):
-        risen = np.flatnonzero(after > _SPIKE_RISE * before) + begin
+        risen = np.flatnonzero(after > _RISE * before) + begin
     return [step for step in risen.tolist() if _is_far_out(logs, step)]
 
 

@@ -160,10 +160,11 @@ def _exploded(facts: Facts) -> str | None:
     if worst["valid_loss"] <= _EXPLODED * facts.uniform_loss:
         return None
     where = f"{worst['valid_loss']:,.4g} in epoch {worst['epoch']}"
-    return (
-        f"the validation loss exploded: {where}, where guessing gives {facts.uniform_loss:.2f};"
-        f" calmer: `{facts.slower} --set train.clip_grad=1`"
-    )
+    guessing = f"guessing gives {facts.uniform_loss:.2f}"
+    told = f"the validation loss exploded: {where}, where {guessing}"
+    if facts.rows[-1]["valid_loss"] < facts.uniform_loss:
+        told = f"the validation loss was {where}, before it came down again ({guessing})"
+    return f"{told}; calmer: `{facts.slower} --set train.clip_grad=1`"
 
 
 def _never_below_chance(facts: Facts) -> str | None:

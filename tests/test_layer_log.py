@@ -192,10 +192,10 @@ def test_units_that_never_fire_are_counted(here):
 
 
 def test_units_of_the_last_class_of_a_sorted_list_are_alive():
-    """A unit for each of ten classes; 1,000 images in their order."""
-    model = nn.Sequential(nn.Linear(10, 10), nn.ReLU(), nn.Linear(10, 10))
+    """A unit for each of ten classes, and one that never fires; 1,000 images sorted by class."""
+    model = nn.Sequential(nn.Linear(10, 11), nn.ReLU(), nn.Linear(11, 10))
     with torch.no_grad():
-        model[0].weight.copy_(torch.eye(10))
+        model[0].weight.copy_(torch.eye(11, 10))
         model[0].bias.fill_(-0.5)
     labels = torch.arange(1000) // 100
     for size in (64, 7, 1000):
@@ -208,7 +208,7 @@ def test_units_of_the_last_class_of_a_sorted_list_are_alive():
             images = F.one_hot(labels[part], 10).float()
             gauge.forward(Batch(images, labels[part], part.numpy()), model)(images)
         found = gauge.recorded(step=1, train_s=1.0)
-        assert found.activations["0"]["dead"] == 0
+        assert found.activations["0"]["dead"] == 1
         assert 200 <= found.looked_at <= 400
 
 
@@ -231,7 +231,8 @@ def test_once_every_unit_has_fired_no_further_batch_is_looked_at():
     # Every fourth is, for the spread of outputs.
     assert is_looked_at == [True, True, True, False, True, False, False, False]
     found = gauge.recorded(step=1, train_s=1.0)
-    assert (found.activations["0"]["dead"], found.looked_at) == (0, 16)
+    # Two images of each.
+    assert (found.activations["0"]["dead"], found.looked_at) == (0, 8)
 
 
 @pytest.mark.parametrize("kind", [nn.ReLU(), nn.ReLU6(), nn.Threshold(0.0, -9.0)])

@@ -26,11 +26,11 @@ from ptkit.core.training.recording.weight_norms import WeightNorms, gradients_of
 # Steps of an epoch at which weights are measured: one of so many, which with a large model takes a
 # twentieth of a step's time; but no fewer and no more than these.
 _EVERY, _FEWEST, _MOST = 8, 4, 32
-# Validation images on which activations are looked at, of so many batches. Lists are often in the
-# order of their classes: the images are spread over all of it.
+# Activations are looked at on about so many validation images, from at most so many batches. Lists
+# are often sorted by class, so the batches, and the images of each, are spread over the whole list.
 _NUM_LOOKED_AT, _NUM_BATCHES = 256, 32
-# The spread of outputs varies less, and takes longer: it is measured in every fourth of these
-# batches, on so many images in all.
+# The spread of outputs takes longer to measure, and needs fewer images: every fourth of these
+# batches is enough, and about so many images of them all together.
 _OF_SPREAD, _NUM_SPREAD = 4, 16
 
 # Of _Steps.
@@ -159,7 +159,6 @@ class LayerGauge(Gauge):
             return forward
         num_images = len(batch.indices)
         step = max(num_images // self._images_of_batch, 1)
-        self._num_looked_at += len(batch.indices[::step])
         # Of several crops the first.
         rows = slice(None, None, step * batch.num_crops)
         spread = None
@@ -168,6 +167,7 @@ class LayerGauge(Gauge):
             spread = slice(None, None, every * batch.num_crops)
         elif self._activations.are_all_alive():
             return forward
+        self._num_looked_at += len(batch.indices[::step])
 
         def looking(images: Tensor) -> Tensor:
             if forward is not self._model:

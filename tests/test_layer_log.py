@@ -15,8 +15,10 @@ from torch import nn
 
 import ptkit
 from ptkit.core.comparing.runs import read_run
+from ptkit.core.config.settings import SchedulerSettings
 from ptkit.core.data.loading.batches import Batch
 from ptkit.core.run_files import read_outputs
+from ptkit.core.training.optimization.schedules import build_schedule
 from ptkit.core.training.recording.activations import Activations
 from ptkit.core.training.recording.frozen import FrozenStatistics
 from ptkit.core.training.recording.layers import LayerGauge, sampled_steps
@@ -418,9 +420,50 @@ def test_a_run_that_recorded_nothing_begins_when_it_is_resumed(here):
     ("num_steps", "count"), [(1, 1), (4, 4), (5, 4), (39, 4), (40, 5), (255, 31), (1000, 32)]
 )
 def test_sampled_steps_are_spread_over_the_epoch(num_steps, count):
-    steps = sampled_steps(num_steps)
+    steps = sampled_steps(num_steps, epochs=20)
     assert len(set(steps)) == len(steps) == count
     assert (steps[0], steps[-1]) == (1, num_steps)
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "epochs", "count"),
+    [(1, 1, 1), (8, 1, 8), (39, 1, 16), (39, 3, 6), (39, 4, 4), (255, 1, 31), (1000, 1, 32)],
+)
+def test_a_run_of_few_epochs_has_sixteen_samples_where_it_has_the_steps(num_steps, epochs, count):
+    steps = sampled_steps(num_steps, epochs=epochs)
+    assert len(set(steps)) == len(steps) == count
+    assert (steps[0], steps[-1]) == (1, num_steps)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 4])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "CosineAnnealingLR()",
+        "OneCycleLR(max_lr=1, pct_start=0.5)",
+        "PolynomialLR(power=2)",
+        "WarmupCosineLR(warmup_epochs=0.2)",
+    ],
+)
+def test_a_sampled_step_is_near_the_peak_of_the_rate_and_the_median_near_that_of_all(call, epochs):
+    for num_steps in range(8, 60, 3):
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0, momentum=0.9)
+        schedule = build_schedule(
+            SchedulerSettings(call), optimizer, epochs=epochs, steps_per_epoch=num_steps
+        )
+        rates = []
+        for _ in range(epochs * num_steps):
+            schedule.set_rates(optimizer)
+            rates.append(optimizer.param_groups[0]["lr"])
+            schedule.after_step()
+        of_epochs = np.reshape(rates, (epochs, num_steps))
+        sampled = of_epochs[:, np.array(sampled_steps(num_steps, epochs=epochs)) - 1]
+        assert sampled.max() > 0.85 * max(rates)
+        assert median_at_peak(sampled) == pytest.approx(median_at_peak(of_epochs), rel=0.15)
+
+
+def median_at_peak(rates):
+    return np.median(rates[rates >= rates.max() / 2])
 
 
 def test_images_of_an_ignored_class_count_neither_in_outputs_nor_in_predictions(here):

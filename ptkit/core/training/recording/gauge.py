@@ -45,8 +45,8 @@ class Recorded:
 class Gauge:
     """Measures nothing."""
 
-    def begin_epoch(self, num_steps: int) -> None:
-        """Begin an epoch of so many steps, or go on with it."""
+    def begin_epoch(self, num_steps: int, *, epochs: int) -> None:
+        """Begin an epoch of so many steps, or go on with it; epochs: of the whole run."""
 
     def timed(self, groups: Iterable[tuple[Batch, ...]]) -> Iterator[tuple[Batch, ...]]:
         """Yield the batches of each step, and time the wait for them."""

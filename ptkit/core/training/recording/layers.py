@@ -176,7 +176,7 @@ class LayerGauge(Gauge):
         if number % (_OF_SPREAD * self._stride) == 0:
             every = max(num_images // self._spread_of_batch, step)
             spread = slice(None, None, every * batch.num_crops)
-        elif self._activations.are_all_alive():
+        elif self._activations.knows_all_alive():
             return forward
         self._num_looked_at += len(batch.indices[::step])
 

@@ -4,7 +4,7 @@ ptkit_train.py LIST NETWORK BATCH_SIZE SIZE DEVICE [DECODE]
 
 DECODE: data.decode. Words: `round`, an epoch of the run; `alone`, as many steps of plain PyTorch on
 batches in memory, with the network, memory format, precision, loss and kind of optimizer of the
-run, in its process; `recorded`, an epoch with what is written after it, until that is on the disk.
+run, in its process; `recorded`, an epoch, until all that is written after it is on the disk.
 Figures: images per second of training.
 """
 

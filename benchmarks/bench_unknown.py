@@ -1,4 +1,4 @@
-"""Strangers: images of classes that a model was never shown, told by `ptkit calibrate`.
+"""Strangers: images of classes that a model has never seen, found by `ptkit calibrate`.
 
     python benchmarks/bench_unknown.py IMAGES TEST PHOTOS [--work DIR] [--only NAME ...] [--docs]
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,13 +90,21 @@ def contest(programs: Mapping[str, Program], *, rounds: int) -> dict[str, list[f
             if number > 0 and time.monotonic() > end:
                 break
             print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
-            # Forwards and backwards: whoever comes after a certain other one may be the slower for
-            # it.
-            for name, program in list(programs.items())[:: -1 if number % 2 else 1]:
-                value = figure(name, program)
+            for name in turns_of(number, [*programs]):
+                value = figure(name, programs[name])
                 if number >= 0:
                     figures[name].append(value)
     return {name: reasons.get(name) or figures[name] for name in programs}
+
+
+def turns_of(number: int, names: Sequence[str]) -> list[str]:
+    """Return the order of a round: each begins with the next name, and every second goes backwards.
+
+    In as many rounds as there are names, or twice as many if their number is odd, each name has
+    every place equally often. It does not always follow the same one, which may slow it down.
+    """
+    step = -1 if number % 2 else 1
+    return [names[(number + step * place) % len(names)] for place in range(len(names))]
 
 
 def _tried(name: str, act: Any, reasons: dict[str, str]) -> float:

@@ -202,7 +202,7 @@ def test_a_run_goes_elsewhere_leaves_no_link_and_is_resumed(here: Path) -> None:
     assert (again.run, again.epochs) == (first.run, 2)
     with pytest.raises(UsageError, match="leave out --name"):
         ptkit.train(resume=first.run, name="b")
-    # A result stands for its folder.
+    # A result can be passed as the path of its folder.
     assert len(ptkit.predict(first, "valid.txt").rows) == first.num_valid
     assert ptkit.train(resume=first, epochs=3, link=None).epochs == 3
 

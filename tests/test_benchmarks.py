@@ -116,6 +116,31 @@ def test_a_program_that_fails_gives_its_reason_and_leaves_the_others_their_figur
     }
 
 
+def test_rounds_begin_with_each_program_in_turn(contest, tmp_path):
+    log = tmp_path / "order.txt"
+    (tmp_path / "side.py").write_text(
+        "import sys\n"
+        "print('READY', flush=True)\n"
+        "for _ in sys.stdin:\n"
+        f"    open({str(log)!r}, 'a').write(sys.argv[1])\n"
+        "    print('FIGURE 1', flush=True)\n"
+    )
+    programs = {name: contest.Program(str(tmp_path / "side.py"), (name,)) for name in "abc"}
+    contest.contest(programs, rounds=6)
+    rounds = re.findall("...", log.read_text())
+    # The first one does not count; the others are all orders that there are.
+    assert rounds == ["cba", "abc", "bac", "cab", "acb", "bca", "cba"]
+
+
+@pytest.mark.parametrize("num", [1, 2, 3, 4, 5, 6])
+def test_each_program_has_every_place_of_a_round_equally_often(contest, num):
+    names = [str(number) for number in range(num)]
+    times = 1 if num % 2 == 0 else 2
+    orders = [contest.turns_of(number, names) for number in range(times * num)]
+    assert [order[0] for order in orders] == names * times
+    assert all(sorted(place) == sorted(names * times) for place in zip(*orders, strict=True))
+
+
 def test_a_contest_of_slow_programs_has_fewer_rounds_and_says_where_it_is(
     contest, tmp_path, monkeypatch, capsys
 ):

@@ -18,6 +18,7 @@ from ptkit.core.calibration.temperature import expected_calibration_error
 from ptkit.core.diagnosis.recorded import read_records
 from ptkit.core.diagnosis.rules import BY_NAME, RULES, findings, open_findings
 from ptkit.core.errors import DataError
+from ptkit.core.training.recording.layers import sampled_steps
 from ptkit.looking import diagnosis as diagnosis_module
 from ptkit.looking.diagnosis import diagnose
 from ptkit.looking.reporting.findings import verdicts_section
@@ -223,6 +224,26 @@ def test_decay_that_is_no_part_of_a_gradient_moves_weights_by_itself_only(tmp_pa
     config = f'[optimizer]\ncall = "{call}"\nlr = 0.1\n'
     run = read_records(make_run(tmp_path / "run", change, config=config))
     assert {f.rule: f.verdict for f in findings(run)}["vanishing gradient"] == verdict
+
+
+def test_a_rate_that_is_too_high_at_its_peak_is_found_in_a_single_short_epoch(tmp_path):
+    # Four samples would be at the steps 1, 14, 26 and 39: beside the peak.
+    corners = {1: 0.0, 10: 0.55, 14: 0.6, 16: 1.0, 24: 1.0, 26: 0.6, 30: 0.55, 39: 0.0}
+    rates = np.interp(range(1, 40), list(corners), list(corners.values()))
+
+    def change(_first, epochs):
+        del epochs[1:]
+        sampled = sampled_steps(len(rates), epochs=1)
+        # Above the limit of 1 % at the peak alone.
+        updates = 0.0145 * rates[np.array(sampled) - 1]
+        constant = {"weight": [10.0] * len(sampled), "gradient": [0.1] * len(sampled)}
+        weights = {name: {**constant, "update": (10 * updates).tolist()} for name in NAMES}
+        epochs[0].update(
+            lr=rates.tolist(), loss=[0.7] * len(rates), sampled=sampled, weights=weights
+        )
+
+    run = read_records(make_run(tmp_path / "run", change))
+    assert {f.rule: f.verdict for f in findings(run)}["lr too high"] == "FAIL"
 
 
 def test_layers_that_images_fill_may_move_little_and_get_no_other_first_weights(tmp_path):

@@ -71,7 +71,20 @@ def test_more_values_than_are_counted_at_once_give_the_same_numbers(bins):
     assert histogram_of(values) == expected_of(values, bins)
 
 
-@pytest.mark.parametrize("values", [[], [1e30]])
+@pytest.mark.parametrize("num_values", [32_768, 300_000])
+def test_of_many_values_those_beyond_all_buckets_are_left_out_as_tensorboardx_does(
+    bins, num_values
+):
+    values = np.random.default_rng(0).normal(size=num_values).astype(np.float32)
+    beyond = np.nextafter(np.float32([bins[0], bins[-1]]), np.float32([-np.inf, np.inf]))
+    values[:4] = [-3e25, 1e30, *beyond]
+    found = histogram_of(values)
+    assert found == expected_of(values, bins)
+    assert (found.num, sum(found.counts)) == (num_values, num_values - 4)
+    assert found.counts == [0, *np.histogram(values.astype(float), found.limits)[0]]
+
+
+@pytest.mark.parametrize("values", [[], [1e30], [1e30] * 32_768])
 def test_where_nothing_can_be_counted_there_is_no_histogram(values):
     assert histogram_of(np.array(values, np.float32)) is None
 

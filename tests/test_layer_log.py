@@ -15,8 +15,10 @@ from torch import nn
 
 import ptkit
 from ptkit.core.comparing.runs import read_run
+from ptkit.core.config.settings import SchedulerSettings
 from ptkit.core.data.loading.batches import Batch
 from ptkit.core.run_files import read_outputs
+from ptkit.core.training.optimization.schedules import build_schedule
 from ptkit.core.training.recording.activations import Activations
 from ptkit.core.training.recording.frozen import FrozenStatistics
 from ptkit.core.training.recording.layers import LayerGauge, sampled_steps
@@ -192,10 +194,10 @@ def test_units_that_never_fire_are_counted(here):
 
 
 def test_units_of_the_last_class_of_a_sorted_list_are_alive():
-    """A unit for each of ten classes; 1,000 images in their order."""
-    model = nn.Sequential(nn.Linear(10, 10), nn.ReLU(), nn.Linear(10, 10))
+    """A unit for each of ten classes, and one that never fires; 1,000 images sorted by class."""
+    model = nn.Sequential(nn.Linear(10, 11), nn.ReLU(), nn.Linear(11, 10))
     with torch.no_grad():
-        model[0].weight.copy_(torch.eye(10))
+        model[0].weight.copy_(torch.eye(11, 10))
         model[0].bias.fill_(-0.5)
     labels = torch.arange(1000) // 100
     for size in (64, 7, 1000):
@@ -208,7 +210,7 @@ def test_units_of_the_last_class_of_a_sorted_list_are_alive():
             images = F.one_hot(labels[part], 10).float()
             gauge.forward(Batch(images, labels[part], part.numpy()), model)(images)
         found = gauge.recorded(step=1, train_s=1.0)
-        assert found.activations["0"]["dead"] == 0
+        assert found.activations["0"]["dead"] == 1
         assert 200 <= found.looked_at <= 400
 
 
@@ -231,7 +233,8 @@ def test_once_every_unit_has_fired_no_further_batch_is_looked_at():
     # Every fourth is, for the spread of outputs.
     assert is_looked_at == [True, True, True, False, True, False, False, False]
     found = gauge.recorded(step=1, train_s=1.0)
-    assert (found.activations["0"]["dead"], found.looked_at) == (0, 16)
+    # Two images of each.
+    assert (found.activations["0"]["dead"], found.looked_at) == (0, 8)
 
 
 @pytest.mark.parametrize("kind", [nn.ReLU(), nn.ReLU6(), nn.Threshold(0.0, -9.0)])
@@ -417,9 +420,50 @@ def test_a_run_that_recorded_nothing_begins_when_it_is_resumed(here):
     ("num_steps", "count"), [(1, 1), (4, 4), (5, 4), (39, 4), (40, 5), (255, 31), (1000, 32)]
 )
 def test_sampled_steps_are_spread_over_the_epoch(num_steps, count):
-    steps = sampled_steps(num_steps)
+    steps = sampled_steps(num_steps, epochs=20)
     assert len(set(steps)) == len(steps) == count
     assert (steps[0], steps[-1]) == (1, num_steps)
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "epochs", "count"),
+    [(1, 1, 1), (8, 1, 8), (39, 1, 16), (39, 3, 6), (39, 4, 4), (255, 1, 31), (1000, 1, 32)],
+)
+def test_a_run_of_few_epochs_has_sixteen_samples_where_it_has_the_steps(num_steps, epochs, count):
+    steps = sampled_steps(num_steps, epochs=epochs)
+    assert len(set(steps)) == len(steps) == count
+    assert (steps[0], steps[-1]) == (1, num_steps)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 4])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "CosineAnnealingLR()",
+        "OneCycleLR(max_lr=1, pct_start=0.5)",
+        "PolynomialLR(power=2)",
+        "WarmupCosineLR(warmup_epochs=0.2)",
+    ],
+)
+def test_a_sampled_step_is_near_the_peak_of_the_rate_and_the_median_near_that_of_all(call, epochs):
+    for num_steps in range(8, 60, 3):
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0, momentum=0.9)
+        schedule = build_schedule(
+            SchedulerSettings(call), optimizer, epochs=epochs, steps_per_epoch=num_steps
+        )
+        rates = []
+        for _ in range(epochs * num_steps):
+            schedule.set_rates(optimizer)
+            rates.append(optimizer.param_groups[0]["lr"])
+            schedule.after_step()
+        of_epochs = np.reshape(rates, (epochs, num_steps))
+        sampled = of_epochs[:, np.array(sampled_steps(num_steps, epochs=epochs)) - 1]
+        assert sampled.max() > 0.85 * max(rates)
+        assert median_at_peak(sampled) == pytest.approx(median_at_peak(of_epochs), rel=0.15)
+
+
+def median_at_peak(rates):
+    return np.median(rates[rates >= rates.max() / 2])
 
 
 def test_images_of_an_ignored_class_count_neither_in_outputs_nor_in_predictions(here):

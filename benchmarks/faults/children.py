@@ -96,7 +96,7 @@ def train(name: str, **settings: Any) -> None:
 
 
 def difference(one: str, other: str) -> str | None:
-    """Say what two runs left that is not the same, or None."""
+    """Return how the files that two runs left differ, or None."""
     a, b = Path("runs", one), Path("runs", other)
     for file in ("last.pkl", "ckpt.pkl"):
         states = [torch.load(run / file, weights_only=True)["state_dict"] for run in (a, b)]

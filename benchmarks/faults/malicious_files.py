@@ -1,7 +1,7 @@
-"""Files of weights made on purpose, each opened by `ptkit` in a process of its own: exit code 4,
+"""Malicious files of weights, each opened by `ptkit` in a process of its own: exit code 4,
 one line, nothing run, at most 1 GB and 10 s.
 
-python benchmarks/faults/malicious_files.py [EVERY]    EVERY: 1 (all), or each so many-th file
+python benchmarks/faults/malicious_files.py [EVERY]    EVERY: 1 for all files, n for every n-th
 """
 
 import itertools
@@ -36,7 +36,7 @@ class Runs:
 
 
 def payloads() -> dict[str, Any]:
-    """Return what no file of weights holds, by name."""
+    """Return objects that belong in no file of weights, by name."""
     around: dict[str, Any] = {}
     around["again"] = [around]
     deep: list[Any] = []
@@ -94,7 +94,7 @@ def files() -> Iterator[tuple[str, bytes]]:
 
 
 def saved(contents: Any, *, is_zip: bool = True) -> bytes:
-    """Return what torch.save writes; nothing where it cannot."""
+    """Return the bytes that torch.save writes."""
     with tempfile.NamedTemporaryFile() as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.save(contents, file.name, _use_new_zipfile_serialization=is_zip)

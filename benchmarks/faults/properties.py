@@ -1,4 +1,4 @@
-"""Try what the tests say of every list file, call and split on many made-up ones.
+"""Run the property tests of list files, calls and splits on many generated examples.
 
 python benchmarks/faults/properties.py --number 1000    examples of each property
 """

@@ -1,4 +1,5 @@
-"""Let two processes do at once what only one may: resume a run, begin a run of one name.
+"""Let two processes do at the same time what only one may do: resume a run, or begin one
+of the same name.
 
 python benchmarks/faults/writers.py --number 100
 """

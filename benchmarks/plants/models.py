@@ -55,7 +55,7 @@ class Sigmoids(nn.Module):
 
 
 class TinyWeights(nn.Module):
-    """Layers that begin at 0.01, as an old recipe for Linear has it."""
+    """Layers whose first weights have a spread of 0.01, as in an old recipe for linear layers."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class Restless(nn.Module):
 
 
 class Calm(Restless):
-    """The same, whose norms stay frozen."""
+    """The same, but its norms stay frozen."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.fc(self.body(images).flatten(1))

@@ -1,4 +1,4 @@
-"""A penalty and a head by ptkit and by scikit-learn, on features that a probe kept.
+"""Choose a penalty and fit a head, by ptkit and by scikit-learn, on features that a probe saved.
 
 heads.py FOLD: a folder with train.txt, valid.txt and classes.txt, after `ptkit probe` there.
 """

@@ -4,7 +4,7 @@ ptkit_train.py LIST NETWORK BATCH_SIZE SIZE DEVICE [DECODE]
 
 DECODE: data.decode. Words: `round`, an epoch of the run; `alone`, as many steps of plain PyTorch on
 batches in memory, with the network, memory format, precision, loss and kind of optimizer of the
-run, in its process; `recorded`, an epoch with what is written after it, until that is on the disk.
+run, in its process; `recorded`, an epoch, until all that is written after it is on the disk.
 Figures: images per second of training.
 """
 
@@ -95,12 +95,12 @@ class Screen(TrainingScreen):
         self.wait()
 
     def epoch(self, result, *, is_best):  # type: ignore[no-untyped-def]
-        # Else it would take a core from whoever has the next turn.
+        # A writer still at work would take a core from the program that has the next turn.
         for writer in self.writers:
             writer.wait()
         figure = result.images_per_s
         if self.word == "recorded":
-            # All the time since the turn began counts, except for evaluation.
+            # All the time since the turn began counts, but that of evaluation does not.
             train_s = self.num_images / figure
             seconds = time.perf_counter() - self.began - result.seconds + train_s
             figure = self.num_images / seconds
@@ -120,8 +120,11 @@ class Screen(TrainingScreen):
 
     @functools.cached_property
     def writers(self) -> list[Writer]:
-        """What writes the run, once it has begun to."""
-        return [found for found in gc.get_objects() if isinstance(found, Writer)]
+        """The threads that write the run; asked for after an epoch, when they are there."""
+        found = [each for each in gc.get_objects() if isinstance(each, Writer)]
+        # Without them a turn would end before its epoch is on the disk.
+        assert found, "no Writer of the run was found"
+        return found
 
     def run_alone(self) -> float:
         self.alone = self.alone or self.make()

@@ -49,7 +49,7 @@ def begun(stack: ExitStack, *, layers: bool) -> Run:
 
 
 def in_epochs(run: Run) -> Callable[[], float]:
-    """Return what trains an epoch and waits until it is written."""
+    """Return a function that trains an epoch and waits until it is written."""
     epochs = fit(run.training)
 
     def epoch() -> float:
@@ -63,7 +63,7 @@ def in_epochs(run: Run) -> Callable[[], float]:
 
 
 def in_pieces(run: Run, steps: int) -> Callable[[], float]:
-    """Return what trains the next steps of the first epoch."""
+    """Return a function that trains the next steps of the first epoch."""
     training = run.training
     done, nothing = 0, Totals(training.loss).sums()
 

@@ -2,8 +2,8 @@
 
 records.py LIST NETWORK BATCH_SIZE SIZE DEVICE
 
-Words: `recorded` and `unwritten`. Figures: images per second over some epochs in a row, with the
-end of the last write, for which it waits; the other writes are beside the next epoch.
+Words: `recorded` and `unwritten`. Figures: images per second over some epochs in a row, including
+the wait for the last write; the earlier writes run beside the next epoch.
 """
 
 import itertools

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CalibrateResult:
-    """What was fitted, and the checkpoint that has it now, which it is where a path is expected.
+    """What was fitted, and the checkpoint that it was saved in; the result can be passed as its
+    path.
 
-    named: the checkpoint as the caller named it. kept: the checkpoint as it was, unless it was
-    calibrated before. source: its file and epoch, for people. precision, known: what was wanted.
+    named: the checkpoint as the caller named it. kept: a copy of it from before; None if it had
+    been calibrated already. run: its run folder, if it has one. source: its file and epoch, to be
+    shown. precision, known: the shares that were asked for.
     """
 
     found: "Calibration"

@@ -7,5 +7,5 @@ StrPath = str | os.PathLike[str]
 
 
 def path_or_none(path: StrPath | None) -> Path | None:
-    """Return what may be left out as a path."""
+    """Return a path, or None where the caller gave none."""
     return None if path is None else Path(path)

@@ -13,13 +13,14 @@ from ptkit.core.memory_order import in_memory_order
 
 Values = npt.NDArray[np.float32]
 
-# Counted at once, which bounds the memory.
+# Values counted in one call, which bounds the memory that counting takes.
 _AT_ONCE = 1 << 18
-# From so many values on, most are counted by the upper bits of their float32: these say in which
-# bucket a value is, but where one ends between two values that share them.
-_MANY = 1 << 15
-_CELL_BITS = 15
-_NUM_CELLS = 1 << (32 - _CELL_BITS)
+# A cell holds the float32 values that differ in their lowest bits alone. Most cells lie within one
+# bucket, so it is enough to count their values; those of the other cells are looked up one by one.
+_LOW_BITS = 15
+_NUM_CELLS = 1 << (32 - _LOW_BITS)
+# Fewer values than this are all looked up: counting cells costs the same however few there are.
+_FEWEST_FOR_CELLS = 1 << 15
 
 
 def parameter_copies(model: nn.Module) -> dict[str, Tensor]:
@@ -45,8 +46,10 @@ def finite_values(tensor: Tensor) -> Values:
 
 @dataclass(frozen=True)
 class Histogram:
-    """limits: the upper end of each bucket. counts: of each; the first is empty, for its end is
-    where the second begins.
+    """The counts of some values, with their extremes and sums.
+
+    limits: the upper end of each bucket. counts: the values in each bucket; the first bucket is
+    always empty: it is there because its end is where the second one begins.
     """
 
     min: float
@@ -62,49 +65,53 @@ def histogram_of(values: Values) -> Histogram | None:
     """Count finite values into TensorBoard's buckets, which grow by a tenth; None if there is
     nothing to count.
 
-    The numbers are those of tensorboardX's make_histogram, which sorts float64. Here nothing is
-    sorted: it takes eight times as long as counting, on processors that are slow at it.
+    The numbers are those of tensorboardX's make_histogram, which sorts the values as float64. Here
+    nothing is sorted, because counting takes less time.
     """
     edges, bounds = _edges()
     counts = _counts_of(values, bounds)
-    # What is below all buckets, or above, is in none.
+    # The first and the last count are of values below and above all buckets.
     inside = counts[1:-1]
     filled = np.flatnonzero(inside)
     if not filled.size:
         return None
     lowest, end = filled[0], filled[-1] + 1
-    sums = np.sum([_sums_of(part) for part in _parts(values)], axis=0).tolist()
+    sums = [_sums_of(part) for part in _parts(values)]
+    total, total_squares = np.sum(sums, axis=0).tolist()
     return Histogram(
         min=float(values.min()),
         max=float(values.max()),
         num=values.size,
-        sum=sums[0],
-        sum_squares=sums[1],
+        sum=total,
+        sum_squares=total_squares,
         limits=edges[lowest : end + 1].tolist(),
         counts=[0, *inside[lowest:end].tolist()],
     )
 
 
 def _counts_of(values: Values, bounds: Values) -> npt.NDArray[np.int64]:
-    """Return how many values have 0, 1, ... of the rising bounds at or below them."""
+    """Return how many values lie below all bounds, between each bound and the next, and above all.
+
+    bounds: rising, (n,). A value that equals a bound lies above it. The result is (n + 1,).
+    """
     size = len(bounds) + 1
-    if len(values) < _MANY:
+    if len(values) < _FEWEST_FOR_CELLS:
         return np.bincount(np.searchsorted(bounds, values, "right"), minlength=size)
-    below, is_divided = _cells()
+    num_below, is_divided = _cells()
     in_cells, counts = np.zeros(_NUM_CELLS, np.int64), np.zeros(size, np.int64)
     for part in _parts(values):
-        cells = part.view(np.uint32) >> _CELL_BITS
+        cells = part.view(np.uint32) >> _LOW_BITS
         in_cells += np.bincount(cells, minlength=_NUM_CELLS)
-        unsure = part[is_divided[cells]]
-        counts += np.bincount(np.searchsorted(bounds, unsure, "right"), minlength=size)
+        looked_up = part[is_divided[cells]]
+        counts += np.bincount(np.searchsorted(bounds, looked_up, "right"), minlength=size)
     in_cells[is_divided] = 0
-    return counts + np.bincount(below, in_cells, size).astype(np.int64)
+    return counts + np.bincount(num_below, in_cells, size).astype(np.int64)
 
 
 def _sums_of(values: Values) -> tuple[float, float]:
     """Return the sum of some values, and of their squares."""
     exact = values.astype(np.float64)
-    # Not `dot`, which wakes the threads of BLAS and takes cores from the training.
+    # `dot` would wake the threads of BLAS, which take cores from the training.
     return float(exact.sum()), float(np.square(exact, out=exact).sum())
 
 
@@ -115,24 +122,30 @@ def _parts(values: Values) -> Iterator[Values]:
 
 @functools.cache
 def _cells() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Return of each cell, the float32 that share their upper bits, how many bounds are at or below
-    it, and whether a bound divides it.
+    """Return for each cell how many bounds are at or below its values, and whether a bound divides
+    it, so that its values differ in this.
     """
     _, bounds = _edges()
-    lowest = np.arange(_NUM_CELLS, dtype=np.uint32) << _CELL_BITS
-    ends = lowest, lowest | ((1 << _CELL_BITS) - 1)
-    first, last = (np.searchsorted(bounds, bits.view(np.float32), "right") for bits in ends)
-    return first, first != last
+    # Of negative values the bits that are the least belong to the largest: either end may be first.
+    first_bits = np.arange(_NUM_CELLS, dtype=np.uint32) << _LOW_BITS
+    last_bits = first_bits | ((1 << _LOW_BITS) - 1)
+    of_first, of_last = (
+        np.searchsorted(bounds, bits.view(np.float32), "right") for bits in (first_bits, last_bits)
+    )
+    return of_first, of_first != of_last
 
 
 @functools.cache
 def _edges() -> tuple[npt.NDArray[np.float64], Values]:
-    """Return TensorBoard's edges, and for each the least float32 that belongs to what follows."""
+    """Return the edges of TensorBoard's buckets, and for each the smallest float32 that lies in the
+    bucket that begins there.
+    """
     positive, edge = [], 1e-12
     while edge < 1e20:
         positive.append(edge)
         edge *= 1.1
     edges = np.array([*(-edge for edge in reversed(positive)), 0.0, *positive])
     rounded = edges.astype(np.float32)
-    # A bucket has its lower end but not its upper one. The last has both, but no float32 is there.
+    # A bucket contains its lower end but not its upper one. numpy's last bucket contains both; no
+    # value can tell, as the last edge is not a float32.
     return edges, np.where(rounded < edges, np.nextafter(rounded, np.float32(np.inf)), rounded)

@@ -214,7 +214,7 @@ def train_epoch(
     num_steps = -(-len(training.train) // accumulate)
     on_ready = functools.partial(training.clock.lap, "data")
     rest = training.train.epoch(epoch, first=begun.steps * accumulate, on_ready=on_ready)
-    training.gauge.begin_epoch(num_steps)
+    training.gauge.begin_epoch(num_steps, epochs=training.settings.epochs)
     groups = training.gauge.timed(_grouped(_timed(rest, training.clock), accumulate))
     # Of validation, where every kernel runs once a batch and is soon done, none is tried out.
     with trying_kernels(is_on=False):

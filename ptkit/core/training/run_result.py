@@ -14,7 +14,7 @@ from ptkit.core.training.tasks.metrics import Majority
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run led to; where a path is expected, it is the run folder.
+    """What a run led to. Passed as a path, it is the run folder.
 
     best: epoch, loss and metrics of the best epoch. profile: with train.profile.
 

@@ -14,7 +14,7 @@ from ptkit.core.memory_order import in_memory_order
 from ptkit.core.models.hooks import hooked
 from ptkit.core.training.recording.series import Seconds
 
-# Without a gradient where they give 0: a unit that is never above it learns no more.
+# Where these give 0 they pass no gradient on: a unit that never gives more has stopped learning.
 _RELUS = {
     *(F.relu, F.relu_, F.relu6, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_),
     F.threshold,
@@ -41,7 +41,8 @@ class Activations:
         # By layer: for each call how many numbers, and their variance and mean.
         self._moments: dict[str, list[tuple[int, Tensor, Tensor]]] = {}
         self._units: dict[str, int] = {}
-        self._is_active: dict[str, Tensor] = {}
+        # By layer: whether each unit has fired, bool (units,).
+        self._has_fired: dict[str, Tensor] = {}
         self._last: str | None = None
 
     @contextmanager
@@ -67,42 +68,44 @@ class Activations:
         with hooked(self._model, self._layers, see), seeing_relus:
             yield
 
-    def are_all_alive(self) -> bool:
-        """Return whether further images could not change what is dead; False where asking would
-        wait for the device.
+    def knows_all_alive(self) -> bool:
+        """Return whether no unit can be found dead any more, whatever further images give.
+
+        So it is once every unit with a ReLU has fired, and from the first batch on where no layer
+        has a ReLU. False where asking would wait for the device.
         """
-        seen = self._is_active.values()
-        return bool(self._units) and all(each.is_cpu and bool(each.all()) for each in seen)
+        fired = self._has_fired.values()
+        return bool(self._units) and all(each.is_cpu and bool(each.all()) for each in fired)
 
     def _see_output(self, name: str, output: Tensor, spread: slice | None) -> None:
         self._units[name] = output.shape[_unit_axis(self._layers[name])]
         if spread is None:
             return
         values = output[spread].float()
-        # var_mean takes seven times as long on a CPU.
+        # On a CPU torch.var_mean is much slower than a mean and one dot product.
         mean = values.mean()
         from_mean = in_memory_order(values - mean)
         variance = torch.dot(from_mean, from_mean) / from_mean.numel()
         self._moments.setdefault(name, []).append((from_mean.numel(), variance, mean))
 
     def _see_relu(self, output: Tensor, rows: slice, *, lowest_is_0: bool) -> None:
-        """See an activation: it follows the layer that ran last, unless another one did before."""
+        """See the output of a ReLU: of the layer that ran last, unless a ReLU was seen after it."""
         name, self._last = self._last, None
-        # What has no rows is no output of a batch.
+        # Without rows it is not the output of a batch.
         if name is None or name not in self._units or output.ndim < 2:
             return
         axis = _unit_axis(self._layers[name]) % output.ndim
         if output.shape[axis] != self._units[name]:
             return
-        seen = self._is_active.get(name)
-        for part in _looked_at(output[rows]):
-            # Asking a CPU is free, and most units are active at the first image.
-            if part.is_cpu and seen is not None and bool(seen.all()):
+        fired = self._has_fired.get(name)
+        for part in _parts(output[rows]):
+            # Asking costs nothing on a CPU, and most units fire at the first image.
+            if part.is_cpu and fired is not None and bool(fired.all()):
                 break
-            found = _is_active(part, axis, lowest_is_0=lowest_is_0)
-            seen = found if seen is None else seen | found
-        if seen is not None:
-            self._is_active[name] = seen
+            found = _units_that_fire(part, axis, lowest_is_0=lowest_is_0)
+            fired = found if fired is None else fired | found
+        if fired is not None:
+            self._has_fired[name] = fired
 
     def taken(self) -> dict[str, dict[str, Any]]:
         """Return by layer, in forward order: `units`, channels or features; `dead`, how
@@ -114,12 +117,12 @@ class Activations:
         found = {
             name: {
                 "units": self._units[name],
-                "dead": int((~self._is_active[name]).sum()) if name in self._is_active else None,
+                "dead": int((~self._has_fired[name]).sum()) if name in self._has_fired else None,
                 "std": _std(moments),
             }
             for name, moments in self._moments.items()
         }
-        for seen in (self._moments, self._units, self._is_active):
+        for seen in (self._moments, self._units, self._has_fired):
             seen.clear()
         return found
 
@@ -143,16 +146,16 @@ def _begins_at_0(_input: Tensor, min_val: float = -1.0, *_others: Any, **_named:
     return min_val == 0
 
 
-def _looked_at(output: Tensor) -> Iterable[Tensor]:
-    """Return the maps of a CPU's first image and then the others, and all else in one."""
+def _parts(output: Tensor) -> Iterable[Tensor]:
+    """Return maps on a CPU in two parts, the first image and the others, and all else in one."""
     is_divided = output.is_cpu and output.ndim > 2 and len(output) > 1
     return (output[:1], output[1:]) if is_divided else (output,)
 
 
-def _is_active(output: Tensor, axis: int, *, lowest_is_0: bool) -> Tensor:
+def _units_that_fire(output: Tensor, axis: int, *, lowest_is_0: bool) -> Tensor:
     """Return for each unit whether it gives anything above 0, bool (units,)."""
     others = [k for k in range(output.ndim) if k != axis]
-    # On a CPU a maximum over channels last takes five times as long as a sum.
+    # On a CPU a maximum over channels-last maps can be much slower than a sum.
     return (output.sum(others) if lowest_is_0 else output.amax(others)) > 0
 
 

@@ -19,9 +19,10 @@ class Recorded:
     first group, seconds until the batches of the step were there, total norm of all gradients
     before clipping. sampled: numbers of the steps, from 1, at which weights were measured. weights:
     by name the norms of `weight`, `gradient` (before clipping) and `update`, the step's real
-    change. activations: by layer, see `Activations.taken`. looked_at: of so many validation images.
-    output_bias: (K,), if there is one. frozen_statistics: see `FrozenStatistics`. margins: see
-    `Margins`. valid_outputs: float32 (n, K), of the validation list in its order.
+    change. activations: by layer, see `Activations.taken`. looked_at: number of validation
+    images that they were measured on. output_bias: (K,), if there is one. frozen_statistics: see
+    `FrozenStatistics`. margins: see `Margins`. valid_outputs: float32 (n, K), of the validation
+    list in its order.
     """
 
     step: int
@@ -44,8 +45,8 @@ class Recorded:
 class Gauge:
     """Measures nothing."""
 
-    def begin_epoch(self, num_steps: int) -> None:
-        """Begin an epoch of so many steps, or go on with it."""
+    def begin_epoch(self, num_steps: int, *, epochs: int) -> None:
+        """Begin an epoch of so many steps, or go on with it; epochs: of the whole run."""
 
     def timed(self, groups: Iterable[tuple[Batch, ...]]) -> Iterator[tuple[Batch, ...]]:
         """Yield the batches of each step, and time the wait for them."""

@@ -23,23 +23,33 @@ from ptkit.core.training.recording.outputs import Margins, ValidOutputs
 from ptkit.core.training.recording.series import Seconds, Series
 from ptkit.core.training.recording.weight_norms import WeightNorms, gradients_of, norms_of
 
-# Steps of an epoch at which weights are measured: one of so many, which with a large model takes a
-# twentieth of a step's time; but no fewer and no more than these.
+# Weights are measured at one step in eight, but at no fewer and no more steps of an epoch than
+# these: with a large model measuring takes a twentieth of a step's time.
 _EVERY, _FEWEST, _MOST = 8, 4, 32
-# Validation images on which activations are looked at, of so many batches. Lists are often in the
-# order of their classes: the images are spread over all of it.
+# In a run of few epochs, of which each has few steps, four of an epoch may all miss the peak of a
+# rate that warms up and decays.
+_FEWEST_OF_RUN = 16
+# Activations are looked at on about so many validation images, from at most so many batches. Lists
+# are often sorted by class, so the batches, and the images of each, are spread over the whole list.
 _NUM_LOOKED_AT, _NUM_BATCHES = 256, 32
-# The spread of outputs varies less, and takes longer: it is measured in every fourth of these
-# batches, on so many images in all.
+# The spread of outputs takes longer to measure, and needs fewer images: every fourth of these
+# batches is enough, and about so many images of them all together.
 _OF_SPREAD, _NUM_SPREAD = 4, 16
 
 # Of _Steps.
 _ON_HOST, _ON_DEVICE = ("lr", "wait_s", "sampled"), ("loss", "grad_norm")
 
 
-def sampled_steps(num_steps: int) -> list[int]:
-    """Return the steps of an epoch, from 1, at which weights are measured: evenly spread."""
-    count = min(max(num_steps // _EVERY, _FEWEST), _MOST, num_steps)
+def sampled_steps(num_steps: int, *, epochs: int) -> list[int]:
+    """Return the steps of an epoch, from 1, at which weights are measured: evenly spread.
+
+    The step with the highest rate may not be among them. Which one that is only the schedule could
+    tell, by running ahead, and rules take medians around the peak, which no single step decides.
+
+    epochs: of the whole run.
+    """
+    fewest = max(_FEWEST, math.ceil(_FEWEST_OF_RUN / epochs))
+    count = min(max(num_steps // _EVERY, fewest), _MOST, num_steps)
     return [int(step) for step in np.linspace(1, num_steps, count).round()]
 
 
@@ -88,9 +98,10 @@ class LayerGauge(Gauge):
         self._num_seen = self._num_looked_at = 0
         self._frozen = FrozenStatistics(model)
 
-    def begin_epoch(self, num_steps: int) -> None:
+    def begin_epoch(self, num_steps: int, *, epochs: int) -> None:
         """Choose the steps at which weights are measured."""
-        self._sampled = frozenset(sampled_steps(num_steps) if here().is_main else ())
+        steps = sampled_steps(num_steps, epochs=epochs) if here().is_main else ()
+        self._sampled = frozenset(steps)
         with self._seconds:
             self._frozen.begin()
 
@@ -159,15 +170,15 @@ class LayerGauge(Gauge):
             return forward
         num_images = len(batch.indices)
         step = max(num_images // self._images_of_batch, 1)
-        self._num_looked_at += len(batch.indices[::step])
         # Of several crops the first.
         rows = slice(None, None, step * batch.num_crops)
         spread = None
         if number % (_OF_SPREAD * self._stride) == 0:
             every = max(num_images // self._spread_of_batch, step)
             spread = slice(None, None, every * batch.num_crops)
-        elif self._activations.are_all_alive():
+        elif self._activations.knows_all_alive():
             return forward
+        self._num_looked_at += len(batch.indices[::step])
 
         def looking(images: Tensor) -> Tensor:
             if forward is not self._model:

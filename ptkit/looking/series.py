@@ -14,7 +14,7 @@ from ptkit.core.training.links import link_checkpoint
 
 @dataclass(frozen=True)
 class SeriesResult:
-    """What a series led to; where a path is expected, it is the folder of its best run.
+    """What a series led to. Passed as a path, it is the folder of its best run.
 
     run: the folder of the series. setting: its runs together. best: the best run by validation.
     notes: why a link could not be made.

@@ -9,3 +9,8 @@ StrPath = str | os.PathLike[str]
 def path_or_none(path: StrPath | None) -> Path | None:
     """Return what may be left out as a path."""
     return None if path is None else Path(path)
+
+
+def text_or_none(name: StrPath | None) -> str | None:
+    """Return what may be left out as a text: a name or a path."""
+    return None if name is None else os.fspath(name)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Unpack
 
 from ptkit.api.keywords import FinetuneKeywords, SourceFlags, TrainKeywords
-from ptkit.api.paths import StrPath, path_or_none
+from ptkit.api.paths import StrPath, path_or_none, text_or_none
 from ptkit.api.settings import Layers, asked_finetuning, asked_training
 from ptkit.core.errors import UsageError
 
@@ -74,7 +74,7 @@ def train(
     source: StrPath | None = None,
     *,
     config: StrPath | None = None,
-    recipe: str | None = None,
+    recipe: StrPath | None = None,
     name: str | None = None,
     out: StrPath | None = None,
     resume: StrPath | None = None,
@@ -119,7 +119,11 @@ def train(
     if resume is not None and source is not None:
         raise UsageError(f"--resume continues with the run's own lists: leave {source} out")
     watch = watch or Unwatched()
-    layers: Layers = {"recipe": recipe, "config": path_or_none(config), "trust": trust}
+    layers: Layers = {
+        "recipe": text_or_none(recipe),
+        "config": path_or_none(config),
+        "trust": trust,
+    }
     layers["resume"] = path_or_none(resume)
     asked = asked_training(source, settings, out=out, name=name, watch=watch, layers=layers)
     with asked as (found, place):
@@ -134,7 +138,7 @@ def finetune(
     source: StrPath | None = None,
     *,
     config: StrPath | None = None,
-    recipe: str | None = None,
+    recipe: StrPath | None = None,
     name: str | None = None,
     out: StrPath | None = None,
     trust: bool = False,
@@ -159,7 +163,11 @@ def finetune(
 
     _refuse_series(settings)
     watch = watch or Unwatched()
-    layers: Layers = {"recipe": recipe, "config": path_or_none(config), "trust": trust}
+    layers: Layers = {
+        "recipe": text_or_none(recipe),
+        "config": path_or_none(config),
+        "trust": trust,
+    }
     asked = asked_finetuning(
         weights, source, settings, out=out, name=name, watch=watch, layers=layers
     )

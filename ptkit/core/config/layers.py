@@ -162,11 +162,14 @@ def parse_assignment(text: str) -> Layer:
 
 
 def read_toml(file: Path) -> Layer:
-    """Return the settings of a TOML file; paths in it are relative to its folder.
+    """Return the settings of a TOML file, or of a run folder; paths in it are relative to its
+    folder.
 
     Raises:
-        UsageError: no such file, or not TOML.
+        UsageError: no such file, or not TOML; or a folder that is not that of a run.
     """
+    if file.is_dir():
+        file = _in_run(file)
     try:
         # Windows' editors put a BOM in front, which TOML forbids.
         layer = tomllib.loads(file.read_text(encoding="utf-8-sig"))
@@ -176,6 +179,16 @@ def read_toml(file: Path) -> Layer:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{file} is not TOML: {error}") from None
     return _with_paths(layer, lambda path: os.path.normpath(os.path.join(file.parent, path)))
+
+
+def _in_run(folder: Path) -> Path:
+    if (file := folder / "config.toml").exists():
+        return file
+    inside = min(folder.glob("*/config.toml"), default=None)
+    hint = "" if inside is None else f"; it holds runs, such as {inside.parent}"
+    raise UsageError(
+        f"{folder} is a folder without a config.toml: expected a TOML file or a run folder{hint}"
+    )
 
 
 def to_toml(settings: Settings, *, folder: Path) -> str:
@@ -206,9 +219,10 @@ def recipe_text(name: str) -> str:
         UsageError: no recipe of this name.
     """
     if name not in recipe_names():
-        raise UsageError(
-            f"no recipe is called {name}, see `ptkit list recipes`{nearest(name, recipe_names())}"
-        )
+        is_run = os.path.isfile(os.path.join(name, "config.toml"))
+        hint = nearest(name, recipe_names())
+        hint = f"; for the settings of this run: --config {name}" if is_run else hint
+        raise UsageError(f"no recipe is called {name}, see `ptkit list recipes`{hint}")
     return (_RECIPES / f"{name}.toml").read_text(encoding="utf-8")
 
 

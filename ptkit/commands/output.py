@@ -65,12 +65,16 @@ def naming_on_bad() -> Iterator[None]:
         raise ImageError(f"{error}; --on-bad skip leaves such images out") from error
 
 
-def end_without(skipped: Sequence[str]) -> None:
+def end_without(skipped: Sequence[str], *, shown_in: str | None = None) -> None:
     """Name the images that were left out and end with exit code 3; nothing if there are none.
+
+    shown_in: what has already named them, with the reasons.
 
     Raises:
         DataError: there are some.
     """
+    if skipped and shown_in is not None:
+        raise DataError(f"{counted(len(skipped), 'image')} left out; {shown_in} says why")
     if skipped:
         lines = "".join(f"\n  {reason}" for reason in skipped)
         raise DataError(f"{counted(len(skipped), 'image')} left out:{lines}")

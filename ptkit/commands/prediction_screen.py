@@ -41,6 +41,11 @@ class PredictionScreen:
         """Whether rows on the terminal already show how far it is."""
         return self.printer.silent or (self.streams and sys.stdout.isatty())
 
+    @property
+    def shows_table(self) -> bool:
+        """Whether a table for people is printed, with a row for each image."""
+        return not self.form and not self.printer.silent
+
     def say(self, text: str) -> None:
         """Print what is not a row."""
         (self.printer.aside if self.streams else self.printer.say)(text)
@@ -60,7 +65,7 @@ class PredictionScreen:
         elif self.form == "csv":
             header = [part.columns] if is_first else []
             self.printer.rows(csv_bytes([*header, *part.cells()]))
-        elif not self.printer.silent:
+        elif self.shows_table:
             self._kept += part.cells("{:.1%}")
         self.errors += part.errors.values()
         if part.trained_on is not None:

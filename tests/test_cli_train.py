@@ -148,7 +148,7 @@ def test_own_code_trains_but_is_never_imported_from_a_checkpoint(here: Path) -> 
         (["--set", "train.metric=top5"], 2, "one of loss, accuracy, macro_f1, balanced_accuracy,"),
         (["--set", "train.metric=f1_macro"], 2, "found 'f1_macro'; did you mean macro_f1?"),
         (["--optimizer", "SGD(momentum=0.9, lr=0.1)", "--lr", "0.1"], 2, "given twice"),
-        (["--resume", "nowhere"], 2, "cannot read nowhere/config.toml"),
+        (["--resume", "nowhere"], 2, "nowhere does not exist: expected a run folder"),
         (["--config", "nope.toml"], 2, "cannot read nope.toml"),
     ],
 )

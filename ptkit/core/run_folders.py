@@ -1,8 +1,12 @@
-"""Run folders where something else is expected. Free of numpy."""
+"""Run folders where something else is expected, and the other way round. Free of numpy."""
 
+import os
 from pathlib import Path
 
-from ptkit.core.errors import DataError
+from ptkit.core.errors import DataError, UsageError
+
+# What a run keeps in its folder.
+_CHECKPOINTS = ("ckpt.pkl", "last.pkl", "previous.pkl")
 
 
 def check_no_run(folder: Path) -> None:
@@ -13,6 +17,37 @@ def check_no_run(folder: Path) -> None:
     """
     if is_run(folder):
         raise DataError(f"{folder} is a run folder; expected images, or a list of them")
+
+
+def run_of(path: Path) -> Path:
+    """Return the run folder of a checkpoint in it, or of a link to one, as ./ckpt.pkl is; any other
+    path as it is.
+    """
+    file = Path(os.path.realpath(path))
+    if file.name not in _CHECKPOINTS or not file.is_file() or not is_run(file.parent):
+        return path
+    here = Path(os.path.realpath("."))
+    folder = file.parent
+    return folder.relative_to(here) if folder.is_relative_to(here) else folder
+
+
+def settings_file(path: Path) -> Path:
+    """Return the file with the settings of a run, of its folder or of a checkpoint in it; another
+    file as it is.
+
+    Raises:
+        UsageError: a folder that is not that of a run.
+    """
+    folder = run_of(path)
+    if not folder.is_dir():
+        return path
+    if (file := folder / "config.toml").exists():
+        return file
+    inside = min(folder.glob("*/config.toml"), default=None)
+    hint = "" if inside is None else f"; it holds runs, such as {inside.parent}"
+    raise UsageError(
+        f"{folder} is a folder without a config.toml: expected a TOML file or a run folder{hint}"
+    )
 
 
 def is_run(folder: Path) -> bool:

@@ -20,6 +20,7 @@ from ptkit.core.config.settings import Settings
 from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.run_files import read_metrics, resume_command
+from ptkit.core.run_folders import run_of
 from ptkit.core.shares import interval, is_less_better
 from ptkit.core.training.holding import is_unfinished
 from ptkit.core.training.tasks import metrics as compute
@@ -222,7 +223,7 @@ def find_runs(places: Sequence[Path]) -> list[FoundRun]:
         UsageError: a place that is neither. DataError: a file of a run that cannot be read.
     """
     folders: dict[Path, None] = {}
-    for place in places:
+    for place in map(run_of, places):
         found = run_folders(place)
         if not found:
             what = "is not a run folder and holds none" if place.exists() else "does not exist"

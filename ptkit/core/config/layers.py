@@ -23,6 +23,7 @@ from ptkit.core.config.dependents import freed, has_max_lr, has_rate
 from ptkit.core.config.fields import Form, Limits
 from ptkit.core.config.settings import AUTO, FIELDS, KEYWORDS, Auto, Settings, keyword_of
 from ptkit.core.errors import UsageError
+from ptkit.core.run_folders import settings_file
 from ptkit.core.wording import nearest
 
 Layer = Mapping[str, Mapping[str, Any]]
@@ -175,8 +176,7 @@ def read_toml(file: Path) -> Layer:
     Raises:
         UsageError: no such file, or not TOML; or a folder that is not that of a run.
     """
-    if file.is_dir():
-        file = _in_run(file)
+    file = settings_file(file)
     try:
         # Windows' editors put a BOM in front, which TOML forbids.
         layer = tomllib.loads(file.read_text(encoding="utf-8-sig"))
@@ -186,16 +186,6 @@ def read_toml(file: Path) -> Layer:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{file} is not TOML: {error}") from None
     return _with_paths(layer, lambda path: os.path.normpath(os.path.join(file.parent, path)))
-
-
-def _in_run(folder: Path) -> Path:
-    if (file := folder / "config.toml").exists():
-        return file
-    inside = min(folder.glob("*/config.toml"), default=None)
-    hint = "" if inside is None else f"; it holds runs, such as {inside.parent}"
-    raise UsageError(
-        f"{folder} is a folder without a config.toml: expected a TOML file or a run folder{hint}"
-    )
 
 
 def to_toml(settings: Settings, *, folder: Path) -> str:

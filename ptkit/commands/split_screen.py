@@ -46,6 +46,7 @@ def split_result(outcome: "Outcome") -> dict[str, Any]:
         "num_classes": len(outcome.scan.class_names),
         "num_duplicates": split.grouping.num_duplicates,
         "num_conflicts": len(split.grouping.conflicts),
+        "num_not_images": len(split.grouping.strangers),
         "num_near_duplicates": split.grouping.num_near,
         "num_ignored": outcome.scan.num_ignored,
         "copies": str(tree.folder) if tree and tree.kind == "copy" else None,
@@ -131,6 +132,12 @@ def _notes(outcome: "Outcome") -> Iterator[str]:
         yield (
             f"Same picture under several classes: {count}, such as {first} and {second}; check the"
             " labels."
+        )
+    if strangers := grouping.strangers:
+        some = first_of(list(map(one_line, strangers)), 3)
+        yield (
+            f"Files that are no images, listed all the same: {len(strangers):,} ({some}); `ptkit"
+            " check` says why, and finds others."
         )
     if grouping.num_groups:
         count, others = f"{grouping.num_groups:,}", f"{grouping.num_ungrouped:,}"

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_scans import CATS_AND_DOGS, listed, make_tree, name_in
 from typer.testing import CliRunner
 
@@ -101,6 +102,7 @@ def test_split_prints_its_result_as_json(here):
         "num_duplicates": 1,
         "num_conflicts": 1,
         "num_not_images": 0,
+        "stale_runs": [],
         "num_near_duplicates": 0,
         "num_ignored": 1,
         "copies": None,
@@ -218,6 +220,31 @@ def test_names_of_any_bytes_work_end_to_end(here):
         os.path.join(base, folder, name) for folder in folders for name in strange
     )
     assert sorted(map(os.fsencode, read_list(Path("train.txt")).class_names)) == sorted(folders)
+
+
+def write_run_on(folder, *lists):
+    """Write what a checkpoint of a run says of its lists."""
+    hashes = [sha256(Path(name).read_bytes()) for name in lists]
+    folder.mkdir(parents=True)
+    torch.save({"data": dict(enumerate(hashes))}, folder / "ckpt.pkl")
+
+
+def test_runs_on_lists_that_are_replaced_are_named(here):
+    run("images")
+    write_run_on(Path("runs/2"), "train.txt", "valid.txt")
+    write_run_on(Path("runs/10/seed0"), "valid.txt")
+    write_run_on(Path("runs/3"))
+    Path("runs/4").mkdir()
+    Path("runs/4/ckpt.pkl").write_bytes(b"not a checkpoint")
+    # The same lists once more.
+    assert "Trained on" not in run("images").stdout
+    assert "Trained on" not in run("images", "--seed", "1", "--out", "elsewhere").stdout
+    note = (
+        "Trained on the lists that are replaced: runs/2, runs/10/seed0; the new valid.txt and"
+        " test.txt may hold images that these have seen.\n"
+    )
+    assert note in run("images", "--seed", "1").stdout
+    assert json.loads(run("images", "--seed", "2", "--json").stdout)["stale_runs"] == []
 
 
 def test_files_that_are_no_images_are_listed_and_named(here):

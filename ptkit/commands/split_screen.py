@@ -51,6 +51,7 @@ def split_result(outcome: "Outcome") -> dict[str, Any]:
         "num_ignored": outcome.scan.num_ignored,
         "copies": str(tree.folder) if tree and tree.kind == "copy" else None,
         "links": str(tree.folder) if tree and tree.kind == "link" else None,
+        "stale_runs": [str(run) for run in outcome.stale_runs],
         "files": [str(path) for path in outcome.written.files],
     }
 
@@ -163,6 +164,12 @@ def _places(outcome: "Outcome") -> Iterator[str]:
     if written.removed:
         removed = first_of([one_line(str(path)) for path in written.removed], 5)
         yield f"Removed {removed}, written by an earlier split and not by this one."
+    if runs := outcome.stale_runs:
+        names = first_of([one_line(str(run)) for run in runs], 5)
+        yield (
+            f"Trained on the lists that are replaced: {names}; the new valid.txt and test.txt may"
+            " hold images that these have seen."
+        )
     if not written.files:
         yield "Nothing to write."
         return

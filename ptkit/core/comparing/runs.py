@@ -222,14 +222,16 @@ def find_runs(places: Sequence[Path]) -> list[FoundRun]:
     Raises:
         UsageError: a place that is neither. DataError: a file of a run that cannot be read.
     """
-    folders: dict[Path, None] = {}
+    folders: dict[str, Path] = {}
     for place in map(run_of, places):
         found = run_folders(place)
         if not found:
             what = "is not a run folder and holds none" if place.exists() else "does not exist"
             raise UsageError(f"{place} {what}; `ptkit train` writes runs, into runs/ by default")
-        folders |= dict.fromkeys(found)
-    return [read_run(folder) for folder in folders]
+        # One run may be named in several ways.
+        for folder in found:
+            folders.setdefault(os.path.realpath(folder), folder)
+    return [read_run(folder) for folder in folders.values()]
 
 
 def run_folders(place: Path) -> list[Path]:

@@ -4,12 +4,16 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import typer
 
 from ptkit.core.errors import DataError, ImageError, StorageError
 from ptkit.core.wording import counted, printable
+
+# When the process of a command began, by time.perf_counter; unknown where another program calls it.
+process_began: ContextVar[float | None] = ContextVar("process_began", default=None)
 
 
 class Printer:

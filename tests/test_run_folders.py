@@ -12,13 +12,14 @@ from ptkit.core.run_folders import run_of, settings_file
 
 @pytest.fixture(autouse=True)
 def run(tmp_path, monkeypatch):
-    """runs/1 with checkpoints, ckpt.pkl which links to one, and copy.pkl, which does not."""
+    """runs/1 with checkpoints, a link to one, a copy of one, and one of another run."""
     monkeypatch.chdir(tmp_path)
     made = make_run(Path("runs/1"))
     for name in ("ckpt.pkl", "last.pkl"):
         (made / name).write_bytes(b"weights")
     Path("ckpt.pkl").symlink_to("runs/1/ckpt.pkl")
     Path("copy.pkl").write_bytes(b"weights")
+    Path("other.pkl").write_bytes(b"Weights")
     return made
 
 
@@ -33,14 +34,18 @@ def test_a_checkpoint_in_a_run_folder_stands_for_the_run(run, name):
     assert settings_file(Path(name)) == run / "config.toml"
 
 
-@pytest.mark.parametrize("name", ["copy.pkl", "runs/1", "runs", "nowhere", "runs/1/config.toml"])
+def test_a_copy_of_a_checkpoint_stands_for_its_run(run):
+    assert run_of(Path("copy.pkl")) == run
+
+
+@pytest.mark.parametrize("name", ["other.pkl", "runs/1", "runs", "nowhere", "runs/1/config.toml"])
 def test_any_other_path_stands_for_itself(name):
     assert run_of(Path(name)) == Path(name)
 
 
 def test_a_checkpoint_beside_a_config_of_the_users_own_is_of_no_run():
     Path("config.toml").touch()
-    Path("last.pkl").touch()
+    Path("last.pkl").write_bytes(b"others")
     assert run_of(Path("last.pkl")) == Path("last.pkl")
 
 
@@ -64,6 +69,6 @@ def test_compare_takes_the_run_of_a_link(run):
     [(["diagnose"], 3), (["check", "--run"], 3), (["train", "--resume"], 2)],
 )
 def test_a_checkpoint_of_no_run_is_refused_as_a_file(arguments, code):
-    result = ptkit(*arguments, "copy.pkl")
-    text = "copy.pkl is a file, not in a run folder: expected a run folder, such as runs/1"
+    result = ptkit(*arguments, "other.pkl")
+    text = "other.pkl is a file, not in a run folder: expected a run folder, such as runs/1"
     assert (result.exit_code, result.stderr) == (code, f"ptkit: {text}\n")

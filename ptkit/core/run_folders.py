@@ -1,6 +1,9 @@
 """Run folders where something else is expected, and the other way round. Free of numpy."""
 
+import filecmp
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from ptkit.core.errors import DataError, UsageError
@@ -20,15 +23,25 @@ def check_no_run(folder: Path) -> None:
 
 
 def run_of(path: Path) -> Path:
-    """Return the run folder of a checkpoint in it, or of a link to one, as ./ckpt.pkl is; any other
-    path as it is.
+    """Return the run folder of a checkpoint in it, of a link to one, as ./ckpt.pkl is, or of a copy
+    of one in ./runs; any other path as it is.
     """
     file = Path(os.path.realpath(path))
-    if file.name not in _CHECKPOINTS or not file.is_file() or not is_run(file.parent):
+    if file.suffix != ".pkl" or not file.is_file():
         return path
-    here = Path(os.path.realpath("."))
     folder = file.parent
+    if file.name not in _CHECKPOINTS or not is_run(folder):
+        return next(_runs_with_copy(file), path)
+    here = Path(os.path.realpath("."))
     return folder.relative_to(here) if folder.is_relative_to(here) else folder
+
+
+def _runs_with_copy(file: Path) -> Iterator[Path]:
+    for depth in ("*", "*/*"):
+        for other in sorted(Path("runs").glob(f"{depth}/ckpt.pkl")):
+            with suppress(OSError):
+                if is_run(other.parent) and filecmp.cmp(file, other, shallow=False):
+                    yield other.parent
 
 
 def settings_file(path: Path) -> Path:

@@ -339,6 +339,11 @@ NO_CALL = 'model must be a call such as "resnet18()" or "my_net.py:Net()", found
             f"{NO_CALL} an object of the type Sequential; weights to start from go to"
             " ptkit.finetune",
         ),
+        (
+            lambda: ptkit.train(recipe=RUN),
+            "no recipe is called runs/1, see `ptkit list recipes`; for the settings of this run:"
+            " --config runs/1",
+        ),
         (lambda: ptkit.train(loss=RUN), "loss.call must be text, found the path runs/1"),
         (
             lambda: ptkit.load(RUN, model=RUN),

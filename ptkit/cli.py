@@ -4,6 +4,7 @@ import atexit
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import FrameType
@@ -14,6 +15,7 @@ _CLEANING_S = 5.0
 
 def main() -> None:
     """Run the command line."""
+    began = time.perf_counter()
     # Importing the commands takes half a second, and leaves nothing to clear away.
     _on_stop(_end_at_once)
     from ptkit.core.machine import prepare_environment, search_garbage_rarely
@@ -27,7 +29,9 @@ def main() -> None:
     from typer.main import get_command
 
     from ptkit.commands.app import app
+    from ptkit.commands.output import process_began
 
+    process_began.set(began)
     run = get_command(app)
     # Half-done work is cleared away. Training has handlers of its own for the first signal.
     _on_stop(_Stop())

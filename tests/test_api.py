@@ -310,3 +310,65 @@ def test_bare_weights_are_evaluated_with_what_is_said_about_them(here: Path) -> 
     assert bare.pipeline["calls"] == whole.pipeline["calls"]
     with pytest.raises(UsageError, match="add --model NAME"):
         ptkit.load("bare.pth")
+
+
+RUN = Path("runs/1")
+NO_LIST = "runs/1 is a run folder; expected a list of images, such as train.txt"
+NO_IMAGES = "runs/1 is a run folder; expected images, or a list of them"
+NO_CALL = 'model must be a call such as "resnet18()" or "my_net.py:Net()", found'
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ptkit.ListDataset(RUN), NO_LIST),
+        (lambda: ptkit.normstats(RUN), NO_LIST),
+        (lambda: ptkit.evaluate(RUN, RUN), NO_LIST),
+        (lambda: ptkit.train(train=RUN), NO_LIST),
+        (lambda: ptkit.train(RUN), NO_IMAGES),
+        (lambda: ptkit.split(RUN, overwrite=True), NO_IMAGES),
+        (lambda: ptkit.split(RUN, label_from="(.)", overwrite=True), NO_IMAGES),
+        (lambda: ptkit.check(RUN), NO_IMAGES),
+        (lambda: ptkit.predict(RUN, RUN), NO_IMAGES),
+        (
+            lambda: ptkit.train(model=RUN),
+            f"{NO_CALL} the path runs/1; weights to start from go to ptkit.finetune",
+        ),
+        (
+            lambda: ptkit.train(model=torch.nn.Sequential(*[torch.nn.ReLU()] * 2)),
+            f"{NO_CALL} an object of the type Sequential; weights to start from go to"
+            " ptkit.finetune",
+        ),
+        (
+            lambda: ptkit.train(recipe=RUN),
+            "no recipe is called runs/1, see `ptkit list recipes`; for the settings of this run:"
+            " --config runs/1",
+        ),
+        (lambda: ptkit.train(loss=RUN), "loss.call must be text, found the path runs/1"),
+        (
+            lambda: ptkit.load(RUN, model=RUN),
+            "expected a call such as Name(key=1), found PosixPath",
+        ),
+        (
+            lambda: ptkit.train(name=RUN),
+            "--name must be a plain folder name, found 'runs/1'; --out says where runs go",
+        ),
+        (
+            lambda: ptkit.features(RUN),
+            "features takes a model, found PosixPath: ptkit.features(ptkit.load('runs/1'))",
+        ),
+        (
+            lambda: ptkit.features(torch.nn.Linear(2, 3)),
+            "Linear has no class_names: pass num_classes, the number of outputs of its head",
+        ),
+    ],
+)
+def test_what_is_not_expected_in_a_place_is_refused_in_one_line(trained, call, message):
+    with pytest.raises(PtkitError) as caught:
+        call()
+    assert str(caught.value) == message
+
+
+def test_images_beside_a_config_of_the_users_own_are_split(here):
+    Path("images/config.toml").touch()
+    assert sum(ptkit.split("images", label_from="(.)", overwrite=True).counts.values()) > 0

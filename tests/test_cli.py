@@ -87,3 +87,30 @@ def test_a_program_that_calls_ptkit_keeps_its_own_handlers():
         assert signal.getsignal(signal.SIGINT) is own
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+# The clock is read before the commands are imported, which takes half a second.
+BEGINS = """
+import atexit, sys, time
+from importlib.abc import MetaPathFinder
+
+class Marking(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "ptkit.commands.app":
+            sys.imported_at = time.perf_counter()
+
+before = time.perf_counter()
+sys.meta_path.insert(0, Marking())
+from ptkit.cli import main
+atexit.register(lambda: print(before < process_began.get() < sys.imported_at))
+sys.argv = ["ptkit", "--version"]
+from ptkit.commands.output import process_began
+main()
+"""
+
+
+def test_the_time_of_a_command_counts_from_the_start_of_its_process(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", BEGINS], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "True"

@@ -193,13 +193,19 @@ def test_runs_of_other_kinds_of_labels_cannot_be_compared(here):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["a"], "compare needs two runs with a finished epoch, found 1"),
+        (["a"], "compare needs two different runs with a finished epoch, found only a; name"),
+        (["a", "a"], "found only a; name another run, or a folder of runs such as runs/"),
+        (["a", "link"], "found only a; name another run, or a folder of runs such as runs/"),
+        (["a", "begun"], "found only a (begun is left out: it has no finished epoch); name"),
         (["a", "nowhere"], "nowhere does not exist"),
         (["a", "a", "--by", "seed"], "--by must be one of run, setting, found 'seed'"),
     ],
 )
 def test_what_cannot_be_compared_is_one_clear_line(here, arguments, message):
     write_run(here / "a")
+    Path("link").symlink_to("a")
+    Path("begun").mkdir()
+    Path("begun/config.toml").touch()
     result = compare(*arguments)
     assert result.exit_code == 2
     assert message in result.stderr

@@ -148,7 +148,7 @@ def test_the_screen_shows_a_line_for_each_image_and_a_column_for_each_rank(here)
 )
 def test_what_is_not_there_is_told(here, sources, exit_code, message):
     result = RUN.invoke(app, ["predict", "ckpt.pkl", *sources])
-    assert (result.exit_code, message in result.stderr) == (exit_code, True)
+    assert (result.exit_code, message in result.output) == (exit_code, True)
 
 
 def test_an_unknown_kind_of_task_is_a_checkpoint_error(here):
@@ -198,6 +198,14 @@ def test_a_bad_file_is_a_row_and_costs_no_other_answer(here):
         f"  cannot read images/green/1.png: {words}",
         f"  cannot read images/red/0.png: {words}",
     ]
+
+
+def test_a_bad_file_is_complained_of_once_where_a_table_names_it(broken):
+    shown = RUN.invoke(app, ["predict", "ckpt.pkl", *broken, "images/blue/0.png"])
+    assert shown.stdout.count("cannot read images/red/0.png: ") == 1
+    assert (shown.exit_code, shown.stderr) == (3, "ptkit: 2 images left out; the table says why\n")
+    quiet = RUN.invoke(app, ["predict", "ckpt.pkl", *broken, "--quiet"])
+    assert (quiet.stdout, quiet.stderr.count("cannot read images/red/0.png: ")) == ("", 1)
 
 
 def test_bad_files_have_a_column_of_their_own_in_the_table(broken):

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tiny_scans import CATS_AND_DOGS, listed, make_tree
+import torch
+from tiny_scans import CATS_AND_DOGS, listed, make_tree, name_in
 from typer.testing import CliRunner
 
 from ptkit.commands.app import app
@@ -100,6 +101,8 @@ def test_split_prints_its_result_as_json(here):
         "num_classes": 2,
         "num_duplicates": 1,
         "num_conflicts": 1,
+        "num_not_images": 0,
+        "stale_runs": [],
         "num_near_duplicates": 0,
         "num_ignored": 1,
         "copies": None,
@@ -219,6 +222,45 @@ def test_names_of_any_bytes_work_end_to_end(here):
     assert sorted(map(os.fsencode, read_list(Path("train.txt")).class_names)) == sorted(folders)
 
 
+def write_run_on(folder, *lists):
+    """Write what a checkpoint of a run says of its lists."""
+    hashes = [sha256(Path(name).read_bytes()) for name in lists]
+    folder.mkdir(parents=True)
+    torch.save({"data": dict(enumerate(hashes))}, folder / "ckpt.pkl")
+
+
+def test_runs_on_lists_that_are_replaced_are_named(here):
+    run("images")
+    write_run_on(Path("runs/2"), "train.txt", "valid.txt")
+    write_run_on(Path("runs/10/seed0"), "valid.txt")
+    write_run_on(Path("runs/3"))
+    Path("runs/4").mkdir()
+    Path("runs/4/ckpt.pkl").write_bytes(b"not a checkpoint")
+    # The same lists once more.
+    assert "Trained on" not in run("images").stdout
+    assert "Trained on" not in run("images", "--seed", "1", "--out", "elsewhere").stdout
+    note = (
+        "Trained on the lists that are replaced: runs/2, runs/10/seed0; the new valid.txt and"
+        " test.txt may hold images that these have seen.\n"
+    )
+    assert note in run("images", "--seed", "1").stdout
+    assert json.loads(run("images", "--seed", "2", "--json").stdout)["stale_runs"] == []
+
+
+def test_files_that_are_no_images_are_listed_and_named(here):
+    Path("images/dog/03.png").write_bytes(b"")
+    # The length of the others: it is read.
+    Path("images/cat/05.png").write_bytes(b"<html>no image")
+    result = run("images")
+    note = (
+        "Files that are no images, listed all the same: 2 (cat/05.png, dog/03.png); `ptkit check`"
+        " says why, and finds others.\n"
+    )
+    assert (result.exit_code, note in result.stdout) == (0, True)
+    assert len(listed("train.txt", "valid.txt", "test.txt")) == 20
+    assert json.loads(run("images", "--json").stdout)["num_not_images"] == 2
+
+
 def test_duplicates_stay_on_one_side(here):
     for number in range(5):
         shutil.copy("images/cat/00.png", f"images/cat/copy{number}.png")
@@ -227,7 +269,7 @@ def test_duplicates_stay_on_one_side(here):
         name
         for name in ("train.txt", "valid.txt")
         for path in listed(name)
-        if Path(path).read_text() == "cat/00.png"
+        if name_in(path) == "cat/00.png"
     }
     assert len(sides) == 1
 
@@ -258,7 +300,7 @@ def test_copies_are_a_tree_of_parts_and_classes_and_the_lists_name_them(here):
     assert sorted("/".join(path.parts[2:]) for path in copied) == sorted(
         [*CATS_AND_DOGS, "cat/nested/a.png"]
     )
-    assert all(path.read_text() == "/".join(path.parts[2:]) for path in copied)
+    assert all(name_in(path) == "/".join(path.parts[2:]) for path in copied)
     assert sorted(listed(*(f"tree/{name}" for name in LISTS))) == sorted(
         map(os.path.realpath, copied)
     )

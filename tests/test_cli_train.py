@@ -1,7 +1,9 @@
 import csv
 import json
 import os
+import re
 import shutil
+import time
 from pathlib import Path
 
 import matplotlib
@@ -11,6 +13,7 @@ from tiny_data import make_lists
 from typer.testing import CliRunner, Result
 
 from ptkit.commands.app import app
+from ptkit.commands.output import process_began
 from ptkit.core.shares import interval, share_text
 
 QUICK = ["--epochs", "1", "--batch-size", "16", "--set", "log.tensorboard=false",
@@ -148,7 +151,7 @@ def test_own_code_trains_but_is_never_imported_from_a_checkpoint(here: Path) -> 
         (["--set", "train.metric=top5"], 2, "one of loss, accuracy, macro_f1, balanced_accuracy,"),
         (["--set", "train.metric=f1_macro"], 2, "found 'f1_macro'; did you mean macro_f1?"),
         (["--optimizer", "SGD(momentum=0.9, lr=0.1)", "--lr", "0.1"], 2, "given twice"),
-        (["--resume", "nowhere"], 2, "cannot read nowhere/config.toml"),
+        (["--resume", "nowhere"], 2, "nowhere does not exist: expected a run folder"),
         (["--config", "nope.toml"], 2, "cannot read nope.toml"),
     ],
 )
@@ -203,3 +206,12 @@ def test_a_model_in_the_place_of_images_is_told_its_flag(
         2,
         f"ptkit: resnet18 is a model, and there is no such folder: {flag}\n",
     )
+
+
+def test_the_time_in_all_counts_the_start_of_the_program(here: Path) -> None:
+    token = process_began.set(time.perf_counter() - 1000)
+    try:
+        printed = ptkit("train", *QUICK).stdout
+    finally:
+        process_began.reset(token)
+    assert float(re.search(r"; ([\d.]+) s in all\n", printed)[1]) > 1000

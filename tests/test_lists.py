@@ -400,3 +400,27 @@ def test_a_root_without_the_images_and_one_that_is_no_folder_are_errors(list_fil
         DataError, match=r"train\.txt, line 2: no image /old/cat/1\.png; .* --root DIR"
     ):
         check_image(read_list(list_file), 0)
+
+
+def test_images_above_the_folder_of_a_list_are_named_without_the_detour(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("runs/1").mkdir(parents=True)
+    Path("runs/1/train.txt").write_text("../../odd/a.png 0\n../b.png 1\n../../../c/d.png 0\n")
+    for path in ("odd/a.png", "runs/b.png", "../c/d.png"):
+        Path(path).parent.mkdir(exist_ok=True)
+        Path(path).touch()
+    found = read_list(Path("runs/1/train.txt"))
+    assert [found.image_path(row) for row in range(3)] == ["odd/a.png", "runs/b.png", "../c/d.png"]
+    found = read_list(tmp_path / "runs/1/train.txt")
+    assert found.image_path(0) == str(tmp_path / "odd/a.png")
+
+
+def test_images_above_a_linked_folder_are_where_the_system_finds_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("disk/runs", "disk/odd", "here/odd"):
+        Path(folder).mkdir(parents=True)
+        Path(folder, "a.png").write_text(folder)
+    Path("here/runs").symlink_to("../disk/runs")
+    Path("here/runs/train.txt").write_text("../odd/a.png 0\n")
+    path = read_list(Path("here/runs/train.txt")).image_path(0)
+    assert Path(path).read_text() == "disk/odd"

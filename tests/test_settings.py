@@ -305,6 +305,27 @@ def test_an_unknown_keyword_is_refused_with_the_nearest():
         layer_of({"epoch": 3})
 
 
+def test_the_folder_of_a_run_stands_for_its_settings(tmp_path):
+    run = tmp_path / "runs/1"
+    run.mkdir(parents=True)
+    (run / "config.toml").write_text('[data]\ntrain = "../../a.txt"\n[train]\nepochs = 7\n')
+    assert gather({}, config=run) == gather({}, config=run / "config.toml")
+    assert gather({}, config=run).data.train == str(tmp_path / "a.txt")
+
+
+def test_a_folder_that_is_no_run_is_refused_with_the_runs_in_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("runs/1").mkdir(parents=True)
+    text = "runs is a folder without a config.toml: expected a TOML file or a run folder"
+    with pytest.raises(UsageError, match=f"^{re.escape(text)}$"):
+        gather({}, config=Path("runs"))
+    Path("runs/1/config.toml").touch()
+    with pytest.raises(UsageError, match=f"^{re.escape(text)}; it holds runs, such as runs/1$"):
+        gather({}, config=Path("runs"))
+    with pytest.raises(UsageError, match=r"; for the settings of this run: --config runs/1$"):
+        gather({}, recipe="runs/1")
+
+
 def test_keywords_win_over_config_over_recipe_over_base(tmp_path):
     (tmp_path / "a.toml").write_text("[train]\nepochs = 2\nseed = 2\n")
     (tmp_path / "b.toml").write_text("[train]\nepochs = 3\nseed = 3\npatience = 3\n")

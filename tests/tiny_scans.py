@@ -8,6 +8,8 @@ from pathlib import Path
 from ptkit.core.data.lists import read_list
 from ptkit.core.data.splits.scanning import Scan
 
+_BEGINNING = "GIF8"
+
 
 def scan_of(images):
     """Return a scan of (label, group) pairs whose files are empty, so nothing is read."""
@@ -22,11 +24,16 @@ CATS_AND_DOGS = [f"{label}/{number:02d}.png" for label in ("cat", "dog") for num
 
 
 def make_tree(folder, names):
-    """Write files that hold their own names, so that no two are the same."""
+    """Write files that begin as images do and hold their names, so that no two are the same."""
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(name)
+        path.write_text(f"{_BEGINNING}{name}")
+
+
+def name_in(path):
+    """Return the name that a file of `make_tree` holds, its own where it was not copied."""
+    return Path(path).read_text().removeprefix(_BEGINNING)
 
 
 def listed(*files):

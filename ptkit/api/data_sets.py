@@ -1,5 +1,6 @@
 """`ptkit data` in Python."""
 
+import os
 from typing import TYPE_CHECKING
 
 from ptkit.api.paths import StrPath, path_or_none
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def data(
-    name: str,
+    name: StrPath,
     out: StrPath | None = None,
     *,
     source: StrPath | None = None,
@@ -32,7 +33,7 @@ def data(
     from ptkit.core.data.sets.exporting import export_set
 
     return export_set(
-        name,
+        os.fspath(name),
         path_or_none(out),
         source=path_or_none(source),
         label_column=label_column,

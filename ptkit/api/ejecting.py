@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from ptkit.api.keywords import FinetuneKeywords
-from ptkit.api.paths import StrPath, path_or_none
+from ptkit.api.paths import StrPath, path_or_none, text_or_none
 from ptkit.api.settings import Layers, asked_finetuning, asked_training
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ def eject(
     *,
     weights: StrPath | None = None,
     config: StrPath | None = None,
-    recipe: str | None = None,
+    recipe: StrPath | None = None,
     trust: bool = False,
     watch: "Watcher | None" = None,
     **settings: Unpack[FinetuneKeywords],
@@ -39,7 +39,11 @@ def eject(
     watch, path = watch or Unwatched(), Path(file)
     # Before images are decoded.
     script.check_name(path)
-    layers: Layers = {"recipe": recipe, "config": path_or_none(config), "trust": trust}
+    layers: Layers = {
+        "recipe": text_or_none(recipe),
+        "config": path_or_none(config),
+        "trust": trust,
+    }
     place = {"out": None, "name": None}
     if weights is None:
         asked = asked_training(None, settings, **place, watch=watch, layers=layers)

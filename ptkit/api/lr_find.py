@@ -4,7 +4,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Unpack
 
 from ptkit.api.keywords import TrainKeywords
-from ptkit.api.paths import StrPath, path_or_none
+from ptkit.api.paths import StrPath, path_or_none, text_or_none
 from ptkit.api.settings import Layers, asked_training
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ def find_lr(
     source: StrPath | None = None,
     *,
     config: StrPath | None = None,
-    recipe: str | None = None,
+    recipe: StrPath | None = None,
     out: StrPath | None = None,
     trust: bool = False,
     watch: "Watcher | None" = None,
@@ -36,7 +36,11 @@ def find_lr(
     from ptkit.looking import lr_find
 
     watch = watch or Unwatched()
-    layers: Layers = {"recipe": recipe, "config": path_or_none(config), "trust": trust}
+    layers: Layers = {
+        "recipe": text_or_none(recipe),
+        "config": path_or_none(config),
+        "trust": trust,
+    }
     # The lists of a source go with the folder.
     with TemporaryDirectory() as lists:
         asked = asked_training(source, settings, out=lists, name=None, watch=watch, layers=layers)

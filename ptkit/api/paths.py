@@ -9,3 +9,8 @@ StrPath = str | os.PathLike[str]
 def path_or_none(path: StrPath | None) -> Path | None:
     """Return a path, or None where the caller gave none."""
     return None if path is None else Path(path)
+
+
+def text_or_none(name: StrPath | None) -> str | None:
+    """Return what may be left out as a text: a name or a path."""
+    return None if name is None else os.fspath(name)

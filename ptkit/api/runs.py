@@ -5,12 +5,12 @@ and `model`, `loss`, `optimizer`, `scheduler` for the calls.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Unpack
 
 from ptkit.api.keywords import FinetuneKeywords, SourceFlags, TrainKeywords
-from ptkit.api.paths import StrPath, path_or_none
+from ptkit.api.paths import StrPath, path_or_none, text_or_none
 from ptkit.api.settings import Layers, asked_finetuning, asked_training
 from ptkit.core.errors import UsageError
 
@@ -81,7 +81,7 @@ def train(
     source: StrPath | None = None,
     *,
     config: StrPath | None = None,
-    recipe: str | None = None,
+    recipe: StrPath | None = None,
     name: str | None = None,
     out: StrPath | None = None,
     resume: StrPath | None = None,
@@ -119,20 +119,38 @@ def train(
         raise UsageError("--preflight is for one process: leave torchrun out")
     refused = [k for k, v in {"name": name, "out": out, "recipe": recipe}.items() if v is not None]
     refused += ["preflight"] * preflight
-    if resume is not None and refused:
-        raise UsageError(
-            f"--resume continues with the run's own settings and folder: leave out --{refused[0]}"
-        )
-    if resume is not None and source is not None:
-        raise UsageError(f"--resume continues with the run's own lists: leave {source} out")
     watch = watch or Unwatched()
-    layers: Layers = {"recipe": recipe, "config": path_or_none(config), "trust": trust}
-    layers["resume"] = path_or_none(resume)
+    layers: Layers = {
+        "recipe": text_or_none(recipe),
+        "config": path_or_none(config),
+        "trust": trust,
+    }
+    if resume is not None:
+        layers["resume"] = resume = _run_to_resume(resume, refused, source=source)
     asked = asked_training(source, settings, out=out, name=name, watch=watch, layers=layers)
     with asked as (found, place):
         return run_settings(
             found, place, resume=resume, link=link, watch=watch, preflight=preflight
         )
+
+
+def _run_to_resume(
+    resume: StrPath, refused: Sequence[str], *, source: StrPath | None = None
+) -> Path:
+    """Return the run folder that is to go on. refused: flags that have no place then."""
+    from ptkit.core.run_files import why_no_run
+    from ptkit.core.run_folders import run_of
+
+    if refused:
+        raise UsageError(
+            f"--resume continues with the run's own settings and folder: leave out --{refused[0]}"
+        )
+    if source is not None:
+        raise UsageError(f"--resume continues with the run's own lists: leave {source} out")
+    folder = run_of(Path(resume))
+    if (why := why_no_run(folder)) is not None:
+        raise UsageError(why)
+    return folder
 
 
 @as_one_run
@@ -141,7 +159,7 @@ def finetune(
     source: StrPath | None = None,
     *,
     config: StrPath | None = None,
-    recipe: str | None = None,
+    recipe: StrPath | None = None,
     name: str | None = None,
     out: StrPath | None = None,
     trust: bool = False,
@@ -166,7 +184,11 @@ def finetune(
 
     _refuse_series(settings)
     watch = watch or Unwatched()
-    layers: Layers = {"recipe": recipe, "config": path_or_none(config), "trust": trust}
+    layers: Layers = {
+        "recipe": text_or_none(recipe),
+        "config": path_or_none(config),
+        "trust": trust,
+    }
     asked = asked_finetuning(
         weights, source, settings, out=out, name=name, watch=watch, layers=layers
     )

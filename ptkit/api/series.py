@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from ptkit.api.keywords import FinetuneKeywords, TrainKeywords
-from ptkit.api.paths import StrPath, path_or_none
+from ptkit.api.paths import StrPath, path_or_none, text_or_none
 from ptkit.api.runs import run_settings
 from ptkit.api.settings import Layers, asked_finetuning, asked_training
 from ptkit.core.errors import UsageError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 class _OfSeries(TypedDict, total=False):
     config: StrPath | None
-    recipe: str | None
+    recipe: StrPath | None
     name: str | None
     out: StrPath | None
     trust: bool
@@ -162,7 +162,7 @@ def _apart(
     link = path_or_none(given.pop("link", "ckpt.pkl"))
     where = {name: given.pop(name, None) for name in ("out", "name")}
     layers: Layers = {
-        "recipe": given.pop("recipe", None),
+        "recipe": text_or_none(given.pop("recipe", None)),
         "config": path_or_none(given.pop("config", None)),
         "trust": bool(given.pop("trust", False)),
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ptkit.api.keywords import SourceFlags
-from ptkit.api.paths import StrPath, path_or_none
+from ptkit.api.paths import StrPath, path_or_none, text_or_none
 from ptkit.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def split_first(
     """
     from ptkit.core.training.run_place import Place
 
-    place = Place(Path(out or "runs"), name)
+    place = Place(Path(out or "runs"), text_or_none(name))
     flags = {k: settings[k] for k in SourceFlags.__annotations__ if settings.get(k) is not None}
     given = {key: value for key, value in settings.items() if key not in flags}
     if source is None:

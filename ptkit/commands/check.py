@@ -64,8 +64,10 @@ def check(
     Example: ptkit check train.txt valid.txt test.txt
     """
     if run is not None:
+        from ptkit.core.run_folders import run_of
+
         _refuse_beside_run(sources, strict=strict, alpha=alpha)
-        _review(printer, run, root=root, out=out, workers=workers)
+        _review(printer, run_of(run), root=root, out=out, workers=workers)
         return
     from ptkit.looking.check_pictures import draw_check_up
     from ptkit.looking.pictures import picture_folder

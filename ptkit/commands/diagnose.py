@@ -56,9 +56,11 @@ def diagnose(
         raise UsageError("diagnose needs a run folder, such as runs/1")
     from ptkit.core.diagnosis.findings import FAIL, WARN
     from ptkit.core.diagnosis.rules import open_findings
+    from ptkit.core.run_folders import run_of
     from ptkit.looking.diagnosis import continuation
     from ptkit.looking.diagnosis import diagnose as examined
 
+    run = run_of(run)
     recorded, found = examined(run, root=root, device=device, workers=workers)
     spoken = open_findings(found)
     for finding in spoken:

@@ -196,7 +196,10 @@ Font = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option(help="Folder for what is written.")]
 Config = Annotated[
-    Path | None, typer.Option(help="TOML file with settings; flags take precedence.")
+    Path | None,
+    typer.Option(
+        help="TOML file with settings, or a run folder for those of a run; flags take precedence."
+    ),
 ]
 Trust = Annotated[
     bool, typer.Option("--trust", help="Run code that a TOML file or the run to resume names.")

@@ -4,12 +4,16 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import typer
 
 from ptkit.core.errors import DataError, ImageError, StorageError
 from ptkit.core.wording import counted, printable
+
+# When the process of a command began, by time.perf_counter; unknown where another program calls it.
+process_began: ContextVar[float | None] = ContextVar("process_began", default=None)
 
 
 class Printer:
@@ -65,12 +69,16 @@ def naming_on_bad() -> Iterator[None]:
         raise ImageError(f"{error}; --on-bad skip leaves such images out") from error
 
 
-def end_without(skipped: Sequence[str]) -> None:
+def end_without(skipped: Sequence[str], *, shown_in: str | None = None) -> None:
     """Name the images that were left out and end with exit code 3; nothing if there are none.
+
+    shown_in: what has already named them, with the reasons.
 
     Raises:
         DataError: there are some.
     """
+    if skipped and shown_in is not None:
+        raise DataError(f"{counted(len(skipped), 'image')} left out; {shown_in} says why")
     if skipped:
         lines = "".join(f"\n  {reason}" for reason in skipped)
         raise DataError(f"{counted(len(skipped), 'image')} left out:{lines}")

@@ -101,7 +101,7 @@ def predict(
             deque(begun.parts, maxlen=0)
             return
         _show(screen, begun, out)
-    end_without(screen.errors)
+    end_without(screen.errors, shown_in="the table" if screen.shows_table else None)
 
 
 def _show(screen: PredictionScreen, begun: "Prediction", out: Path | None) -> None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ptkit.commands.output import Printer, complain
-from ptkit.core.wording import counted, table, trained_on_note
+from ptkit.core.wording import counted, present_note, table, trained_on_note
 
 if TYPE_CHECKING:
     from ptkit.looking.answers import Answers
@@ -41,6 +41,11 @@ class PredictionScreen:
         """Whether rows on the terminal already show how far it is."""
         return self.printer.silent or (self.streams and sys.stdout.isatty())
 
+    @property
+    def shows_table(self) -> bool:
+        """Whether a table for people is printed, with a row for each image."""
+        return not self.form and not self.printer.silent
+
     def say(self, text: str) -> None:
         """Print what is not a row."""
         (self.printer.aside if self.streams else self.printer.say)(text)
@@ -60,7 +65,7 @@ class PredictionScreen:
         elif self.form == "csv":
             header = [part.columns] if is_first else []
             self.printer.rows(csv_bytes([*header, *part.cells()]))
-        elif not self.printer.silent:
+        elif self.shows_table:
             self._kept += part.cells("{:.1%}")
         self.errors += part.errors.values()
         if part.trained_on is not None:
@@ -141,6 +146,8 @@ def _score_lines(scores: "Scores | NumberScores") -> list[str]:
     for name, rates in scores.means().items():
         words = (f"{'F1' if rate == 'f1' else rate} {value:.2%}" for rate, value in rates.items())
         lines.append(f"{name} {', '.join(words)}")
+    if scores.num_present < len(scores.class_names):
+        lines.append(present_note(scores.num_present, len(scores.class_names)))
     return [*lines, "", *_class_lines(scores)]
 
 

@@ -51,8 +51,10 @@ def report(
 
     Example: ptkit report runs/1
     """
+    from ptkit.core.run_folders import run_of
     from ptkit.looking.reporting.writing import write_report
 
+    run = run_of(run)
     written = write_report(
         run,
         out=out,

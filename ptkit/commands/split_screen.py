@@ -46,10 +46,12 @@ def split_result(outcome: "Outcome") -> dict[str, Any]:
         "num_classes": len(outcome.scan.class_names),
         "num_duplicates": split.grouping.num_duplicates,
         "num_conflicts": len(split.grouping.conflicts),
+        "num_not_images": len(split.grouping.strangers),
         "num_near_duplicates": split.grouping.num_near,
         "num_ignored": outcome.scan.num_ignored,
         "copies": str(tree.folder) if tree and tree.kind == "copy" else None,
         "links": str(tree.folder) if tree and tree.kind == "link" else None,
+        "stale_runs": [str(run) for run in outcome.stale_runs],
         "files": [str(path) for path in outcome.written.files],
     }
 
@@ -132,6 +134,12 @@ def _notes(outcome: "Outcome") -> Iterator[str]:
             f"Same picture under several classes: {count}, such as {first} and {second}; check the"
             " labels."
         )
+    if strangers := grouping.strangers:
+        some = first_of(list(map(one_line, strangers)), 3)
+        yield (
+            f"Files that are no images, listed all the same: {len(strangers):,} ({some}); `ptkit"
+            " check` says why, and finds others."
+        )
     if grouping.num_groups:
         count, others = f"{grouping.num_groups:,}", f"{grouping.num_ungrouped:,}"
         yield f"Groups kept whole: {count}; images in no group: {others}."
@@ -156,6 +164,12 @@ def _places(outcome: "Outcome") -> Iterator[str]:
     if written.removed:
         removed = first_of([one_line(str(path)) for path in written.removed], 5)
         yield f"Removed {removed}, written by an earlier split and not by this one."
+    if runs := outcome.stale_runs:
+        names = first_of([one_line(str(run)) for run in runs], 5)
+        yield (
+            f"Trained on the lists that are replaced: {names}; the new valid.txt and test.txt may"
+            " hold images that these have seen."
+        )
     if not written.files:
         yield "Nothing to write."
         return

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ptkit.api import ejecting, lr_find, runs, series
 from ptkit.commands import options
 from ptkit.commands.completion import names
-from ptkit.commands.output import Printer, complain
+from ptkit.commands.output import Printer, complain, process_began
 from ptkit.commands.progress import MINUTE, Clock, Pace, bar, live_line
 from ptkit.commands.series import print_series
 from ptkit.core.errors import UsageError
@@ -292,9 +292,12 @@ def _best_line(result: "RunResult") -> str:
             found.append(f"accuracy {share}, {result.majority}")
         elif name not in ("epoch", "loss"):
             found.append(f"{name} {metric_text(name, value).strip()}")
+    # What the user waited for: importing torch takes seconds, before the run begins.
+    began = process_began.get()
+    seconds = result.seconds if began is None else time.perf_counter() - began
     return (
         f"best: epoch {best['epoch']:.0f}, valid {', '.join(found)}, loss {best['loss']:.4f};"
-        f" {result.seconds:.1f} s in all"
+        f" {seconds:.1f} s in all"
     )
 
 

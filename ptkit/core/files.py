@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from ptkit.core.errors import DataError, ImageError, StorageError
+from ptkit.core.run_folders import is_run
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -168,6 +169,8 @@ def open_text(file: Path) -> BufferedReader:
     except OSError as error:
         raise DataError(f"cannot read {file}: {error.strerror or error}") from error
     if stat.S_ISDIR(mode):
+        if is_run(file):
+            raise DataError(f"{file} is a run folder; expected a list of images, such as train.txt")
         raise DataError(
             f"{file} is a folder; expected a text file (`ptkit split {file}` writes lists of a"
             " folder of images)"

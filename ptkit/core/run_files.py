@@ -85,6 +85,8 @@ def why_no_run(folder: Path) -> str | None:
         return None
     if not folder.exists():
         return f"{folder} does not exist: expected a run folder, such as runs/1"
+    if folder.is_file():
+        return f"{folder} is a file, not in a run folder: expected a run folder, such as runs/1"
     inside = min(folder.glob("*/config.toml"), default=None)
     hint = "" if inside is None else f"; it holds runs, such as {inside.parent}"
     return f"{folder} is not a run folder: it has no config.toml{hint}"

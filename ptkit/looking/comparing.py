@@ -93,9 +93,11 @@ def compare_runs(places: Sequence[Path], *, by: str = "run") -> Comparison:
         if run not in runs
     )
     if len(runs) < 2:
+        only = f"only {runs[0].name}" if runs else "none"
+        why = f" ({'; '.join(left_out)})" if left_out else ""
         raise UsageError(
-            f"compare needs two runs with a finished epoch, found {len(runs)}; name another run,"
-            " or a folder of runs such as runs/"
+            f"compare needs two different runs with a finished epoch, found {only}{why}; name"
+            " another run, or a folder of runs such as runs/"
         )
     other = next((run for run in runs if run.main != runs[0].main), None)
     if other is not None:

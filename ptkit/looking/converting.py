@@ -156,7 +156,8 @@ def _write_again(
     kept = {key: value for key, value in checkpoint.items() if key not in _WITHOUT}
     make_folder(file.parent)
     save_checkpoint(file, {**kept, "kind": "best"})
-    dropped = ("left out the state of training",) if "train" in checkpoint else ()
+    done = ["already a checkpoint of ptkit: written again with nothing but the format changed"]
+    done += ["left out the state of training"] * ("train" in checkpoint)
     return _converted(
         file,
         CHECKPOINT,
@@ -164,7 +165,7 @@ def _write_again(
         model=weights.call,
         class_names=weights.class_names or (),
         pipeline=weights.pipeline,
-        notes=tuple(f"weights of {weights.source}: {note}" for note in dropped),
+        notes=tuple(f"weights of {weights.source}: {note}" for note in done),
     )
 
 

@@ -16,6 +16,7 @@ from ptkit.core.data.lists import ImageList, classes_file, list_of, read_classes
 from ptkit.core.data.splits.tables import SUFFIXES, Columns, images_of_table
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.files import numbered_lines, unquoted
+from ptkit.core.run_folders import check_no_run
 from ptkit.core.training.tasks.task import label_kind_of
 from ptkit.core.wording import counted, nearest
 from ptkit.looking.evaluation import read_matching_list
@@ -191,6 +192,7 @@ def _of_folder(subject: Subject, folder: str) -> _Found:
 
 
 def _in_folder(folder: str) -> list[str]:
+    check_no_run(Path(folder))
     found: list[str] = []
     for parent, folders, names in os.walk(folder):
         # In place: os.walk goes into what is left, in this order.

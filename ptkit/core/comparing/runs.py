@@ -20,6 +20,7 @@ from ptkit.core.config.settings import Settings
 from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.run_files import read_metrics, resume_command
+from ptkit.core.run_folders import run_of
 from ptkit.core.shares import interval, is_less_better
 from ptkit.core.training.holding import is_unfinished
 from ptkit.core.training.tasks import metrics as compute
@@ -221,14 +222,16 @@ def find_runs(places: Sequence[Path]) -> list[FoundRun]:
     Raises:
         UsageError: a place that is neither. DataError: a file of a run that cannot be read.
     """
-    folders: dict[Path, None] = {}
-    for place in places:
+    folders: dict[str, Path] = {}
+    for place in map(run_of, places):
         found = run_folders(place)
         if not found:
             what = "is not a run folder and holds none" if place.exists() else "does not exist"
             raise UsageError(f"{place} {what}; `ptkit train` writes runs, into runs/ by default")
-        folders |= dict.fromkeys(found)
-    return [read_run(folder) for folder in folders]
+        # One run may be named in several ways.
+        for folder in found:
+            folders.setdefault(os.path.realpath(folder), folder)
+    return [read_run(folder) for folder in folders.values()]
 
 
 def run_folders(place: Path) -> list[Path]:

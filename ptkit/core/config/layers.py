@@ -23,12 +23,15 @@ from ptkit.core.config.dependents import freed, has_max_lr, has_rate
 from ptkit.core.config.fields import Form, Limits
 from ptkit.core.config.settings import AUTO, FIELDS, KEYWORDS, Auto, Settings, keyword_of
 from ptkit.core.errors import UsageError
+from ptkit.core.run_folders import settings_file
 from ptkit.core.wording import nearest
 
 Layer = Mapping[str, Mapping[str, Any]]
 
 # Ready settings by name: TOML files that anyone can read and copy.
 _RECIPES = Path(__file__).parents[2] / "recipes"
+# A value of more characters is not repeated in a message.
+_LONGEST_SHOWN = 200
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 
 
@@ -97,6 +100,11 @@ def layer_of(keywords: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         if keyword not in KEYWORDS:
             raise UsageError(f"no setting is called {keyword}{nearest(keyword, KEYWORDS)}")
         section, setting = KEYWORDS[keyword]
+        if keyword == "model" and value is not None and not isinstance(value, str):
+            raise UsageError(
+                'model must be a call such as "resnet18()" or "my_net.py:Net()", found'
+                f" {_shown(value)}; weights to start from go to ptkit.finetune"
+            )
         is_path = setting.metadata["is_path"] and isinstance(value, os.PathLike)
         layer.setdefault(section, {})[setting.name] = os.fspath(value) if is_path else value
     return layer
@@ -162,11 +170,13 @@ def parse_assignment(text: str) -> Layer:
 
 
 def read_toml(file: Path) -> Layer:
-    """Return the settings of a TOML file; paths in it are relative to its folder.
+    """Return the settings of a TOML file, or of a run folder; paths in it are relative to its
+    folder.
 
     Raises:
-        UsageError: no such file, or not TOML.
+        UsageError: no such file, or not TOML; or a folder that is not that of a run.
     """
+    file = settings_file(file)
     try:
         # Windows' editors put a BOM in front, which TOML forbids.
         layer = tomllib.loads(file.read_text(encoding="utf-8-sig"))
@@ -206,9 +216,10 @@ def recipe_text(name: str) -> str:
         UsageError: no recipe of this name.
     """
     if name not in recipe_names():
-        raise UsageError(
-            f"no recipe is called {name}, see `ptkit list recipes`{nearest(name, recipe_names())}"
-        )
+        is_run = os.path.isfile(os.path.join(name, "config.toml"))
+        hint = nearest(name, recipe_names())
+        hint = f"; for the settings of this run: --config {name}" if is_run else hint
+        raise UsageError(f"no recipe is called {name}, see `ptkit list recipes`{hint}")
     return (_RECIPES / f"{name}.toml").read_text(encoding="utf-8")
 
 
@@ -314,10 +325,19 @@ def _converted(name: str, value: Any, wanted: Any) -> Any:
     if type(value) is not kind:
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
         word = f"{words[kind]}, or auto" if Auto in options else words[kind]
-        raise UsageError(f"{name} must be {word}, found {value!r}")
+        raise UsageError(f"{name} must be {word}, found {_shown(value)}")
     if isinstance(value, str):
         _check_text(name, value)
     return value
+
+
+def _shown(value: Any) -> str:
+    """Return a value for a message; of a model, an image or another object its type alone."""
+    if isinstance(value, os.PathLike):
+        return f"the path {os.fspath(value)}"
+    text = repr(value)
+    is_short = len(text) <= _LONGEST_SHOWN and "\n" not in text
+    return text if is_short else f"an object of the type {type(value).__name__}"
 
 
 def _items(value: Any, kind: type) -> list[Any] | tuple[Any, ...]:

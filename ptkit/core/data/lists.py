@@ -95,7 +95,8 @@ class ImageList:
                 return replaced(path, prefix)
         if not self._prefix or os.path.isabs(path):
             return path
-        beside = self._prefix + path
+        # Of a list in a run folder: `odd/1.png`, not `runs/1/../../odd/1.png`.
+        beside = self._from_above(path) if path.startswith("../") else self._prefix + path
         # Only a list in another folder costs this look at the disk.
         return path if not os.path.lexists(beside) and os.path.lexists(path) else beside
 
@@ -128,6 +129,24 @@ class ImageList:
     @cached_property
     def _prefix(self) -> str:
         return "" if self.folder == Path() else os.path.join(self.folder, "")
+
+    def _from_above(self, path: str) -> str:
+        """Return a path that leaves the list's folder, joined to it without the detour."""
+        start = 0
+        while path.startswith("../", start):
+            start += len("../")
+        above = path[:start]
+        if above not in self._prefixes:
+            long, short = self._prefix + above, os.path.normpath(self._prefix + above)
+            # Through a linked folder `..` leads elsewhere.
+            is_same = os.path.realpath(long) == os.path.realpath(short)
+            short = "" if short == os.curdir else os.path.join(short, "")
+            self._prefixes[above] = short if is_same else long
+        return self._prefixes[above] + path[start:]
+
+    @cached_property
+    def _prefixes(self) -> dict[str, str]:
+        return {}
 
     def raw_paths(self) -> Iterator[bytes | bytearray]:
         """Yield all paths as the list has them, in bytes; never all of them at once."""

@@ -1,7 +1,7 @@
 """What a plain script cannot do: refused by its name, before anything is written."""
 
+import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 
@@ -115,7 +115,7 @@ def _check_list(images: ImageList) -> None:
         path = images.listed_path(number)
         if path != path.strip() or path.startswith('"') or "\n" in path or not path.isprintable():
             raise refused(f"{images.file}, with a path in quotes ({path!r})", "rename the image")
-        if Path(images.image_path(number)) != images.folder / path:
+        if os.path.abspath(images.image_path(number)) != os.path.abspath(images.folder / path):
             raise refused(
                 f"{images.file}, whose paths are not relative to its folder ({path})",
                 "put the list where its paths begin",

@@ -1,5 +1,6 @@
 """Features of images: what stands before the layer of a network that classifies."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ptkit.core.errors import UsageError
 from ptkit.core.models.hooks import hooked
 from ptkit.core.models.onnx_model import OnnxModel
 from ptkit.core.models.zoo import find_head
@@ -25,9 +27,17 @@ def features(model: nn.Module, *, num_classes: int | None = None) -> Callable[[T
     2
 
     Raises:
-        UsageError: there is no such layer.
+        UsageError: there is no such layer; or not a model, or one whose classes are not known.
     """
-    count = len(model.class_names) if num_classes is None else num_classes  # type: ignore[arg-type]
+    if not isinstance(model, nn.Module):
+        hint = f": ptkit.features(ptkit.load({os.fspath(model)!r}))" if _is_path(model) else ""
+        raise UsageError(f"features takes a model, found {type(model).__name__}{hint}")
+    count = num_classes
+    if count is None:
+        if not hasattr(model, "class_names"):
+            text = "has no class_names: pass num_classes, the number of outputs of its head"
+            raise UsageError(f"{type(model).__name__} {text}")
+        count = len(model.class_names)  # type: ignore[arg-type]
     find_head(model, count)
 
     def of(images: Tensor) -> Tensor:
@@ -36,6 +46,10 @@ def features(model: nn.Module, *, num_classes: int | None = None) -> Callable[[T
             return seen()
 
     return of
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, str | os.PathLike)
 
 
 @contextmanager

@@ -94,6 +94,8 @@ def parse(text: str) -> Call:
     Raises:
         UsageError: not of the form `[prefix:]name[(args)]`, or an argument that is not a literal.
     """
+    if not isinstance(text, str):
+        raise UsageError(f"expected a call such as Name(key=1), found {type(text).__name__}")
     # Python ends lines at all three; places are counted with one.
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     form = _FORM.fullmatch(text)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from ptkit.core.data.components import joined
+from ptkit.core.data.formats import begins_as_image
 from ptkit.core.data.splits.scanning import Scan
 from ptkit.core.errors import UsageError
 from ptkit.core.files import with_retries
@@ -23,6 +24,7 @@ class Grouping:
     units: disjoint sets of two or more indices, each ascending.
     certain: the same without near-duplicates: given parts must not share any.
     num_near: images that have a near-duplicate.
+    strangers: names of files that are no images, see `Contents`.
     num_duplicates: images with the bytes of an earlier one.
     conflicts: names of two images with the same bytes and different classes, a pair for each set of
     duplicates.
@@ -36,6 +38,7 @@ class Grouping:
     num_ungrouped: int = 0
     certain: list[list[int]] = field(default_factory=list, repr=False)
     num_near: int = 0
+    strangers: tuple[str, ...] = ()
 
 
 def group_images(scan: Scan, *, group_by: str | None, near_duplicates: bool = False) -> Grouping:
@@ -55,7 +58,8 @@ def group_images(scan: Scan, *, group_by: str | None, near_duplicates: bool = Fa
         if key is not None:
             groups[key].append(index)
     # After the names: a wrong pattern is reported before files are read.
-    duplicates = find_duplicates(scan.paths, scan.sizes)
+    contents = look_into(scan.paths, scan.sizes)
+    duplicates = contents.duplicates
     certain = joined([*duplicates, *groups.values()])
     near = _near_pairs(scan) if near_duplicates else []
     return Grouping(
@@ -66,6 +70,7 @@ def group_images(scan: Scan, *, group_by: str | None, near_duplicates: bool = Fa
         conflicts=_conflicts(scan, duplicates),
         num_groups=len(groups),
         num_ungrouped=keys.count(None),
+        strangers=tuple(scan.names[index] for index in contents.strangers),
     )
 
 
@@ -124,10 +129,29 @@ _MANY_FILES = 20_000
 _NUM_TIMED = 200
 _SLOW_FILE_S = 30e-6
 _WORTH_THREADS_S = 0.2
+# The bit of the hash of a block that says that it does not begin as an image does.
+_IS_STRANGE = 1
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What files hold, by their indices.
+
+    duplicates: sets of two or more with equal bytes, each ascending. strangers: empty ones, and of
+    those that were read the ones that do not begin as an image does, ascending.
+    """
+
+    duplicates: list[list[int]]
+    strangers: list[int]
 
 
 def find_duplicates(paths: Sequence[str], sizes: Sequence[int]) -> list[list[int]]:
-    """Return groups of two and more indices of files with equal bytes, each ascending.
+    """Return the duplicates alone, see `look_into`."""
+    return look_into(paths, sizes).duplicates
+
+
+def look_into(paths: Sequence[str], sizes: Sequence[int]) -> Contents:
+    """Compare files, and see whether they begin as images do.
 
     Only files of equal size are read: the first block of each, and all of those that still look
     alike. Empty files equal nothing.
@@ -141,7 +165,11 @@ def find_duplicates(paths: Sequence[str], sizes: Sequence[int]) -> list[list[int
     blocks = dict(zip(indices, hashes, strict=True))
     alike = [same for group in candidates for same in _grouped(group, key=blocks.__getitem__)]
     digests = {k: with_retries(paths[k], _digest, paths[k]) for group in alike for k in group}
-    return sorted(same for group in alike for same in _grouped(group, key=digests.__getitem__))
+    same = sorted(same for group in alike for same in _grouped(group, key=digests.__getitem__))
+    strangers = [index for index, found in blocks.items() if found & _IS_STRANGE]
+    if 0 in sizes:
+        strangers += [index for index, size in enumerate(sizes) if size == 0]
+    return Contents(same, sorted(strangers))
 
 
 def _grouped(indices: Iterable[int], *, key: Callable[[int], Hashable]) -> list[list[int]]:
@@ -199,13 +227,16 @@ def _block_hashes(files: Iterable[tuple[str, int]]) -> list[int]:
 
 
 def _block_hash(path: str, size: int) -> int:
-    """Return a quick hash of the first block; files of equal hashes are then compared in full."""
+    """Return a quick hash of the first block, with _IS_STRANGE; files of equal hashes are then
+    compared in full.
+    """
     # os.open and os.read take half the time of open().
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        return hash(os.read(descriptor, min(size, _BLOCK_BYTES)))
+        block = os.read(descriptor, min(size, _BLOCK_BYTES))
     finally:
         os.close(descriptor)
+    return hash(block) & ~_IS_STRANGE if begins_as_image(block) else hash(block) | _IS_STRANGE
 
 
 def _digest(path: str) -> bytes:

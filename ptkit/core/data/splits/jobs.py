@@ -24,6 +24,7 @@ from ptkit.core.data.splits.splitting import (
     parse_ratio,
     split_images,
 )
+from ptkit.core.data.splits.stale_runs import hashes_of_lists, runs_trained_on
 from ptkit.core.data.splits.trees import Tree
 from ptkit.core.errors import UsageError
 from ptkit.core.file_sets import alone_in
@@ -84,7 +85,8 @@ class Outcome:
     """What was found, how it was divided, and what was written.
 
     scan: all images or, where lists were extended, the new ones. ratio, group_by: those used; no
-    ratio where all parts were given.
+    ratio where all parts were given. stale_runs: those that were trained on lists which are
+    replaced.
     """
 
     scan: Scan
@@ -93,6 +95,7 @@ class Outcome:
     ratio: str | None
     group_by: str | None
     extension: "Extension | None" = None
+    stale_runs: tuple[Path, ...] = ()
 
     @property
     def given(self) -> list[str]:
@@ -124,7 +127,12 @@ def run_split(job: SplitJob) -> Outcome:
         raise UsageError("--group-by and --group-column cannot be combined: leave one of them out")
     # From before the old lists are read until the new ones are there.
     with alone_in(job.out):
-        return _extend(job) if job.extend else _split(job)
+        if job.extend:
+            return _extend(job)
+        before = hashes_of_lists(job.out)
+        outcome = _split(job)
+        gone = before - hashes_of_lists(job.out)
+        return replace(outcome, stale_runs=runs_trained_on(gone, job.out))
 
 
 def _split(job: SplitJob) -> Outcome:

@@ -24,6 +24,7 @@ from ptkit.core.data.splits.scanning import (
 )
 from ptkit.core.data.splits.tables import SUFFIXES, Columns, ordered_classes, scan_table
 from ptkit.core.errors import DataError, PtkitError, UsageError
+from ptkit.core.run_folders import check_no_run
 from ptkit.core.wording import counted, first_of
 
 # How file names tell their class; the first that fits all of them is suggested.
@@ -71,6 +72,7 @@ def scan_source(
     is_table = _is_table(place.name) and not place.is_dir()
     if source.root is not None:
         check_root(source.root)
+    check_no_run(place)
     if source.label_from is not None:
         if place.is_file() or source.for_tables:
             other = source.for_tables[0] if source.for_tables else place

@@ -7,7 +7,7 @@ from ptkit.commands import options
 from ptkit.commands.output import Printer, end_without, naming_on_bad
 from ptkit.commands.pictures import report_pictures, say_missing_font
 from ptkit.core.ranks import rank_of_environment
-from ptkit.core.wording import counted, present_note, table, trained_on_note
+from ptkit.core.wording import counted, table, trained_on_note
 
 if TYPE_CHECKING:
     from ptkit.looking.evaluation import Evaluation
@@ -125,9 +125,6 @@ def _scores(found: "Evaluation") -> tuple[str, str]:
         for name, value in found.metrics.items()
         if name != "accuracy"
     )
-    num_present = int((found.per_class["support"] > 0).sum())
-    if num_present < len(found.class_names):
-        others += f"; {present_note(num_present, len(found.class_names))}"
     if found.has_several:
         return f"every label right: {accuracy}", others
     return f"accuracy {accuracy}, {found.majority}", others

@@ -32,12 +32,6 @@ def trained_on_note(count: int, total: int) -> str:
     )
 
 
-def present_note(num_present: int, num_classes: int) -> str:
-    """Return over which classes a mean is, where some have no images."""
-    have = "has" if num_present == 1 else "have"
-    return f"means are over the {num_present:,} of {num_classes:,} classes that {have} images"
-
-
 def amount(nbytes: int) -> str:
     """Return `36.9 kB`, `1.2 MB`, `12,300.0 GB`."""
     for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):

@@ -83,16 +83,16 @@ class Scores:
     def means(self) -> dict[str, dict[str, float]]:
         """Return the macro and the weighted mean of precision, recall and f1.
 
-        scikit-learn's, with 0 for 0/0: macro is the mean over the classes that have images (its
-        `labels`), weighted by the images of each.
+        scikit-learn's, with 0 for 0/0: macro is the mean over the classes that are true or answered
+        for some image (of all where images have several), weighted by the images of each.
         """
-        rates = self.per_class
-        has_images = rates["support"] > 0
-        support = rates["support"][has_images]
-        known = {name: np.nan_to_num(rates[name][has_images]) for name in RATES}
+        counts, rates = self._counts(), self.per_class
+        occur = counts.sum(axis=1) > 0 if not self.has_several else np.ones(len(counts), bool)
+        support = rates["support"][occur]
+        known = {name: np.nan_to_num(rates[name][occur]) for name in RATES}
         total = max(float(support.sum()), 1.0)
         return {
-            "macro": {name: compute.mean_of_known(values) for name, values in known.items()},
+            "macro": {name: float(values.mean()) for name, values in known.items()},
             "weighted": {name: float(v @ support / total) for name, v in known.items()},
         }
 
@@ -116,11 +116,6 @@ class Scores:
                 for k, name in enumerate(self.class_names)
             ],
         }
-
-    @property
-    def num_present(self) -> int:
-        """How many classes have images."""
-        return int((self.per_class["support"] > 0).sum())
 
     @property
     def places(self) -> list[int]:

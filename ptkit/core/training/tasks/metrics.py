@@ -40,14 +40,14 @@ def counts_of_classes(labels: npt.ArrayLike, answers: npt.ArrayLike, num_classes
 def class_metrics(counts: Matrix) -> dict[str, float]:
     """Return accuracy, macro_f1 and balanced_accuracy, from `counts_of_classes`; 0 of nothing.
 
-    scikit-learn's, both means being over the classes that have images (its `labels`): nothing can
-    be right of another one, and a list of a few classes would be called bad for what it lacks.
+    scikit-learn's: f1 is the mean over the classes that are true or answered for some image, 0
+    where none of these is right; balanced accuracy is the mean recall of the classes that have
+    images.
     """
     rates = rates_of_labels(counts)
-    has_images = rates["support"] > 0
     return {
         "accuracy": float(counts[:, 0].sum() / max(counts[:, [0, 2]].sum(), 1)),
-        "macro_f1": mean_of_known(rates["f1"][has_images]),
+        "macro_f1": mean_of_known(rates["f1"]),
         "balanced_accuracy": mean_of_known(rates["recall"]),
     }
 

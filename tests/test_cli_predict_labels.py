@@ -85,6 +85,15 @@ def test_several_labels_are_scored_as_scikit_learn_does(here):
     assert "every label right: " in done("some.txt").stdout
 
 
+def test_what_classes_without_images_are_to_the_means_is_said(here):
+    note = "2 of 3 classes have no images: macro means leave out those"
+    assert note in done("images/red").stdout
+    assert "no images" not in done("images").stdout
+    Path("red.txt").write_text("images/red/0.png 2\n")
+    assert note in RUN.invoke(app, ["confmat", "ckpt.pkl", "red.txt"]).stdout
+    assert "no images" not in RUN.invoke(app, ["confmat", "ckpt.pkl", "test.txt"]).stdout
+
+
 def test_numbers_are_scored_by_their_errors(here):
     ones = torch.ones(3)
     make_task(kind="regression", activation="number", scale=0 * ones, shift=2 * ones)

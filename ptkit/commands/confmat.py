@@ -7,7 +7,7 @@ from ptkit.commands import options
 from ptkit.commands.output import Printer, end_without, naming_on_bad
 from ptkit.commands.pictures import report_pictures, say_missing_font
 from ptkit.core.ranks import rank_of_environment
-from ptkit.core.wording import counted, table, trained_on_note
+from ptkit.core.wording import absent_note, counted, table, trained_on_note
 
 if TYPE_CHECKING:
     from ptkit.looking.evaluation import Evaluation
@@ -127,6 +127,8 @@ def _scores(found: "Evaluation") -> tuple[str, str]:
     )
     if found.has_several:
         return f"every label right: {accuracy}", others
+    if num_absent := int((found.per_class["support"] == 0).sum()):
+        others += f"; {absent_note(num_absent, len(found.class_names))}"
     return f"accuracy {accuracy}, {found.majority}", others
 
 

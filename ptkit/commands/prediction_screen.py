@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ptkit.commands.output import Printer, complain
-from ptkit.core.wording import counted, table, trained_on_note
+from ptkit.core.wording import absent_note, counted, table, trained_on_note
 
 if TYPE_CHECKING:
     from ptkit.looking.answers import Answers
@@ -146,6 +146,9 @@ def _score_lines(scores: "Scores | NumberScores") -> list[str]:
     for name, rates in scores.means().items():
         words = (f"{'F1' if rate == 'f1' else rate} {value:.2%}" for rate, value in rates.items())
         lines.append(f"{name} {', '.join(words)}")
+    num_absent = int((scores.per_class["support"] == 0).sum())
+    if num_absent and not scores.has_several:
+        lines.append(absent_note(num_absent, len(scores.class_names)))
     return [*lines, "", *_class_lines(scores)]
 
 

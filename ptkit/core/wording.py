@@ -32,6 +32,15 @@ def trained_on_note(count: int, total: int) -> str:
     )
 
 
+def absent_note(num_absent: int, num_classes: int) -> str:
+    """Return what macro means are over where classes have no images."""
+    have = "has" if num_absent == 1 else "have"
+    return (
+        f"{num_absent:,} of {num_classes:,} classes {have} no images: macro means leave out those"
+        " that are not predicted either"
+    )
+
+
 def amount(nbytes: int) -> str:
     """Return `36.9 kB`, `1.2 MB`, `12,300.0 GB`."""
     for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):

@@ -122,8 +122,8 @@ def test_lists_that_were_changed_after_the_run_are_told(here):
     def told(*flags):
         result = report("runs/1", *flags)
         page = " ".join(" ".join(Page(here / "runs/1/report.html").text).split())
-        found = re.search(r"[Tt]he [a-z ]+ after the run(?=: the page)", result.output)
-        assert ("after the run: this page shows the data" in page) == bool(found)
+        found = re.search(r"[Tt]he [a-z ]+ after the run(?=: its numbers)", result.output)
+        assert ("after the run: its numbers are of the lists as they were" in page) == bool(found)
         return found and found[0]
 
     assert told() is None

@@ -68,7 +68,7 @@ def report(
     for title, reason in written.left_out.items():
         printer.say(f"left out: {title} ({reason})")
     if written.changed_lists:
-        complain(f"note: {written.changed_lists}: the page shows the data as they are now")
+        complain(f"note: {written.changed_lists}: its numbers are of the old lists")
     runs = "" if (run / "config.toml").is_file() else f"{counted(written.num_runs, 'run')}, "
     printer.say(f"Wrote {written.file} ({runs}{amount(written.num_bytes)})")
     printer.result(

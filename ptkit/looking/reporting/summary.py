@@ -38,7 +38,10 @@ def summary_section(report: Reported) -> Html | Missing:
     lines = [tag("p", value, told, class_="headline")]
     lines += [tag("p", text) for text in _sentences(report)]
     if told := report.changed_lists:
-        text = f"{told[0].upper()}{told[1:]}: this page shows the data as they are now."
+        text = (
+            f"{told[0].upper()}{told[1:]}: its numbers are of the lists as they were, and the check"
+            " of the data is of the lists as they are now."
+        )
         lines.append(tag("p", text))
     return joined(lines)
 

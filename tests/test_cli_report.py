@@ -122,8 +122,8 @@ def test_lists_that_were_changed_after_the_run_are_told(here):
     def told(*flags):
         result = report("runs/1", *flags)
         page = " ".join(" ".join(Page(here / "runs/1/report.html").text).split())
-        found = re.search(r"[Tt]he [a-z ]+ after the run(?=: its numbers)", result.output)
-        assert ("after the run: its numbers are of the lists as they were" in page) == bool(found)
+        found = re.search(r"[Tt]he [a-z ]+ after the run(?=: its results)", result.output)
+        assert ("after the run: its results are of the lists as they were" in page) == bool(found)
         return found and found[0]
 
     assert told() is None
@@ -134,29 +134,54 @@ def test_lists_that_were_changed_after_the_run_are_told(here):
     (here / "train.txt").write_text(lists["valid.txt"])
     both = "the training and validation lists were changed after the run"
     assert told("--no-images") == both
-    assert as_json("runs/1")["changed_lists"] == both
-    # Of a run that was killed the answers are numbers alone, without paths.
-    (here / "runs/1/valid_predictions.csv").unlink()
-    assert told() == both
-    reason = as_json("runs/1")["left_out"]["Images"]
-    assert reason == "the run has not reached its end, and its validation list was changed"
+    assert as_json("runs/1")["changed_lists"] == ["training", "validation"]
     for name, text in lists.items():
         (here / name).write_text(text)
     assert told() is None
+    assert as_json("runs/1")["changed_lists"] == []
+
+
+def test_images_of_a_changed_list_are_not_shown_as_those_of_a_run_that_was_killed(here):
+    make_lists(here)
+    ptkit.train(epochs=1, tensorboard=False, pictures=False)
+    # Its answers are numbers alone, without paths.
+    (here / "runs/1/valid_predictions.csv").unlink()
     assert "Images" not in as_json("runs/1")["left_out"]
+    lines = (here / "valid.txt").read_text().splitlines()
+    labels = [line.rsplit(" ", 1)[1] for line in lines]
+    other = labels.index(labels[0], 1)
+    lines[0], lines[other] = lines[other], lines[0]
+    (here / "valid.txt").write_text("\n".join(lines))
+    reason = as_json("runs/1")["left_out"]["Images"]
+    told = "the validation list was changed after the run"
+    assert reason == f"the run has not reached its end, and {told}"
 
 
 def test_changed_corrections_of_labels_are_not_laid_to_the_list(here):
     make_lists(here)
     first = (here / "train.txt").read_text().split()[0]
     fixes = here / "fixes.txt"
-    fixes.write_text(f"{first} bar\n")
+    fixes.write_text(f"{first} square\n")
     ptkit.train(relabel=fixes, epochs=1, tensorboard=False, pictures=False)
     fixes.write_text(f"{first} cross\n")
-    told = as_json("runs/1")["changed_lists"]
-    assert told == "the training list or the corrections were changed after the run"
-    with pytest.raises(DataError, match=r"^train\.txt with its corrections is not the list that "):
+    told = "the training list or the corrections were changed after the run"
+    assert told in report("runs/1").stderr
+    # What it is in the list: they change nothing any more.
+    fixes.write_text(f"{first} bar\n")
+    assert told in report("runs/1").stderr
+    told = r"^train\.txt is not the list that runs/1 was trained with, or corrected by .*fixes\.txt"
+    with pytest.raises(DataError, match=told):
         ptkit.train(resume="runs/1", epochs=2)
+
+
+def test_without_the_training_list_corrections_cannot_be_compared(here):
+    make_lists(here)
+    first = (here / "valid.txt").read_text().split()[0]
+    (here / "fixes.txt").write_text(f"{first} square\n")
+    ptkit.train(relabel="fixes.txt", epochs=1, tensorboard=False, pictures=False)
+    assert as_json("runs/1")["changed_lists"] == []
+    (here / "train.txt").unlink()
+    assert as_json("runs/1")["changed_lists"] is None
 
 
 @pytest.mark.parametrize("flag", ["--check", "--no-check", "--root"])
@@ -262,7 +287,7 @@ def test_a_run_that_was_killed_shows_the_answers_of_its_best_epoch(here):
     assert len(figures) == 11
     np.savez(run / "valid_outputs.npz", labels=1 - labels, best=outputs, last=outputs)
     reason = as_json(run)["left_out"]["Confusion matrix"]
-    assert reason == "the run has not reached its end, and its validation list was changed"
+    assert reason.endswith("and the validation list was changed after the run")
 
 
 def test_data_that_are_gone_cost_the_images_only(here):

@@ -180,7 +180,8 @@ def test_labels_that_the_model_contradicts_are_noise(tmp_path):
 
 
 def test_a_cause_mutes_what_follows_from_it(tmp_path):
-    run = read_records(make_run(tmp_path / "run", rising, metrics={"train_loss": [0.7] * 5}))
+    metrics = {"train_loss": [0.7] * 5, "valid_accuracy": [0.5] * 5}
+    run = read_records(make_run(tmp_path / "run", rising, metrics=metrics))
     found = {f.rule: f for f in findings(run)}
     assert found["not learning"].verdict == "FAIL"
     assert found["not learning"].muted_by == "lr too high"

@@ -286,6 +286,12 @@ def test_a_collapse_of_a_run_that_still_learns_is_given_more_epochs(tmp_path):
         found = judged(folder, "collapse")
         assert found.verdict == ("WARN" if name == "still" else "FAIL")
         assert ("--epochs 10" in found.command) == (name == "still")
+    # It learns its training images by heart.
+    metrics = {"train_loss": losses["still"], "train_accuracy": [1.0] * 5}
+    metrics["valid_accuracy"] = [0.5] * 5
+    folder = make_run(tmp_path / "fits", values=values, metrics=metrics)
+    found = judged(folder, "collapse")
+    assert (found.verdict, parsed(found.command)[0]) == ("FAIL", "confmat")
     # Five epochs of eight.
     (tmp_path / "still/config.toml").write_text(
         (tmp_path / "still/config.toml").read_text().replace("epochs = 5", "epochs = 8")
@@ -326,14 +332,14 @@ def test_a_bias_of_classes_that_are_drawn_alike_is_looked_at(tmp_path):
 
 
 def test_too_few_steps_to_learn_want_more_or_another_rate_where_it_shows(tmp_path):
-    def few(update, rise):
+    def few(update, losses):
         def change(first, epochs):
             del epochs[1:]
             for name in NAMES:
                 of_weight(name, "update", update)(first, epochs)
             for key in ("loss", "lr", "wait_s", "grad_norm"):
                 epochs[0][key] = epochs[0][key][:8]
-            epochs[0]["loss"] = np.linspace(0.7, 0.7 + rise, 8).tolist()
+            epochs[0]["loss"] = losses
             epochs[0]["sampled"] = list(range(1, 9))
             for norms in epochs[0]["weights"].values():
                 for key in norms:
@@ -343,15 +349,20 @@ def test_too_few_steps_to_learn_want_more_or_another_rate_where_it_shows(tmp_pat
 
     metrics = {"train_loss": [0.7], "valid_accuracy": [0.5], "epoch": [1], "valid_loss": [0.7],
                "train_accuracy": [0.5]}  # fmt: skip
-    for update, rise, verdict, lr, num_epochs in (
-        (1e-4, 0.0, "FAIL", 10.0, 1),
-        (0.1, 0.7, "FAIL", 0.01, 1),
-        (0.2, 0.05, "WARN", 0.1, 2),
-        (0.02, -0.01, "WARN", 0.1, 2),
-    ):
+    flat, rising = [0.7] * 8, np.linspace(0.7, 1.4, 8).tolist()
+    for number, (update, losses, verdict, lr, num_epochs) in enumerate([
+        # Norms are 10. A rate of 10 would make these steps usual, but is never one to advise.
+        (1e-4, flat, "FAIL", 1.0, 1),
+        (0.1, rising, "FAIL", 0.01, 1),
+        (0.2, flat, "WARN", 0.1, 2),
+        (0.02, flat, "WARN", 0.1, 2),
+        # Single batches with another loss are no rise.
+        (0.02, [0.5, *flat[1:]], "WARN", 0.1, 2),
+        (0.02, [*flat[1:], 1.4], "WARN", 0.1, 2),
+    ]):  # fmt: skip
         folder = make_run(
-            tmp_path / f"{update} {rise}",
-            few(update, rise),
+            tmp_path / str(number),
+            few(update, losses),
             metrics=metrics,
             config="[train]\nepochs = 1\n",
         )
@@ -370,11 +381,19 @@ def test_what_learns_nothing_at_a_usual_rate_is_laid_to_the_labels(tmp_path):
 
         return change
 
-    metrics = {"train_loss": [0.69] * 5, "valid_accuracy": [0.5] * 5}
-    for update, is_usual in ((0.02, True), (0.5, False)):
-        folder = make_run(tmp_path / str(update), flat(update), metrics=metrics)
-        text = judged(folder, "not learning").text
-        assert ("labels and images may not belong together" in text) == is_usual
+    for update, accuracy, is_told in (
+        (0.02, 0.5, True),
+        (0.5, 0.5, False),
+        (0.0002, 0.5, False),
+        # It learns, and slowly.
+        (0.02, 0.7, False),
+    ):
+        metrics = {"train_loss": [0.69] * 5, "valid_accuracy": [accuracy] * 5}
+        folder = make_run(tmp_path / f"{update} {accuracy}", flat(update), metrics=metrics)
+        found = judged(folder, "not learning")
+        assert ("labels and images may not belong together" in found.text) == is_told
+        assert found.verdict == ("FAIL" if accuracy == 0.5 else "WARN")
+        assert ("--resume" in found.command) == (accuracy > 0.5)
 
 
 def test_steps_of_the_users_own_are_looked_at_where_the_input_is_off(tmp_path):
@@ -397,10 +416,30 @@ def test_units_that_die_later_or_by_large_steps_are_laid_to_the_rate(tmp_path):
 
         return change
 
-    for update, died_in, lr in ((0.02, 1, 0.1), (0.02, 2, 0.0333), (0.5, 1, 0.0333)):
-        folder = make_run(tmp_path / f"{update} {died_in}", dying(update, died_in), config=OWN)
-        settings = settings_of(judged(folder, "dead units").command)[0]
-        assert (settings.optimizer.lr, not settings.model.init) == (lr, lr == 0.1)
+    def later(first, epochs):
+        dying(0.02, 1)(first, epochs)
+        for epoch in epochs:
+            epoch["epoch"] += 10
+
+    without = OWN.replace('init = ["Linear=zeros_"]\n', "")
+    for number, (change, config, lr) in enumerate([
+        (dying(0.02, 1), OWN, 0.1),
+        (dying(0.02, 2), OWN, 0.0333),
+        (dying(0.5, 1), OWN, 0.0333),
+        (dying(0.02, 1), without, 0.0333),
+        # Recording began when the run was resumed.
+        (later, OWN, 0.0333),
+        (dying(0.02, 1), OWN.replace("[model]", '[model]\nweights = "old.pkl"'), 0.0333),
+    ]):  # fmt: skip
+        command = judged(
+            make_run(tmp_path / str(number), change, config=config), "dead units"
+        ).command
+        if "old.pkl" in config:
+            assert command == ""
+            continue
+        settings = settings_of(command)[0]
+        assert settings.optimizer.lr == lr
+        assert (lr < 0.1) == ("model.init" not in command)
 
 
 def test_a_rate_that_is_far_too_high_is_brought_down_at_once(tmp_path):

@@ -179,7 +179,7 @@ def test_a_series_in_python_is_resumed_as_one(here):
     found = train_series(seeds=2, name="x", epochs=1, pictures=False, tensorboard=False)
     assert train_series(resume=found).as_dict() == found.as_dict()
     for resume in (found, "runs/x"):
-        with pytest.raises(UsageError, match=r"ptkit\.train_series\(resume=\.\.\.\)$"):
+        with pytest.raises(UsageError, match=r"^runs/x is a series of runs: .*\.train_series\("):
             train(resume=resume, epochs=2)
     with pytest.raises(UsageError, match="runs/x/seed-0 is not the folder of a series"):
         train_series(resume="runs/x/seed-0")

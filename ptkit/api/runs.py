@@ -73,7 +73,10 @@ def _refuse_series(settings: Mapping[str, Any], resume: StrPath | None = None) -
     from ptkit.looking.series import SeriesResult
 
     if isinstance(resume, SeriesResult) or is_series(Path(resume)):
-        raise UsageError("a series of runs is continued by ptkit.train_series(resume=...)")
+        folder = resume.run if isinstance(resume, SeriesResult) else resume
+        raise UsageError(
+            f"{folder} is a series of runs: resume it with ptkit.train_series(resume=...)"
+        )
 
 
 @as_one_run

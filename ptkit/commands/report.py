@@ -67,8 +67,8 @@ def report(
     )
     for title, reason in written.left_out.items():
         printer.say(f"left out: {title} ({reason})")
-    if written.changed_lists:
-        complain(f"note: {written.changed_lists}: its numbers are of the old lists")
+    if written.note:
+        complain(f"note: {written.note}")
     runs = "" if (run / "config.toml").is_file() else f"{counted(written.num_runs, 'run')}, "
     printer.say(f"Wrote {written.file} ({runs}{amount(written.num_bytes)})")
     printer.result(
@@ -77,6 +77,6 @@ def report(
             "bytes": written.num_bytes,
             "num_runs": written.num_runs,
             "left_out": written.left_out,
-            "changed_lists": written.changed_lists or None,
+            "changed_lists": written.changed_lists,
         }
     )

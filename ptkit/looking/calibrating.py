@@ -230,7 +230,13 @@ def _training_images(subject: Subject, wishes: Wishes, root: Path | None) -> Ima
         settings = resolve(read_toml(run / "config.toml")).data
         images, _ = read_lists(settings if root is None else replace(settings, root=str(root)))
         checkpoint = subject.weights.checkpoint
-        check_same_lists(checkpoint, {TRAINING: images}, source, advice="pass --train LIST")
+        check_same_lists(
+            checkpoint,
+            {TRAINING: images},
+            source,
+            relabel=settings.relabel,
+            advice="pass --train LIST",
+        )
     rows = subject.task.counted_rows(images.labels)
     if len(rows) > _MOST_TRAINING:
         rows = np.sort(np.random.default_rng(wishes.seed).permutation(rows)[:_MOST_TRAINING])

@@ -76,7 +76,7 @@ def _evidence(run: Path, data: DataSettings, *, device: str, workers: int) -> Ev
         lists = {TRAINING: train, VALIDATION: valid}
         # Images that a later split validates on may be ones that this run was trained on.
         if changed := changed_lists(subject.weights.checkpoint, lists):
-            return replace(found, why_none=told_as_changed(changed, lists))
+            return replace(found, why_none=told_as_changed(changed, relabel=data.relabel))
         accuracy, count = _clean_accuracy(subject, train, device=device, workers=workers)
     # A run that was moved, or of a user's own model, has its files all the same.
     except PtkitError as error:

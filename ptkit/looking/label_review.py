@@ -93,7 +93,16 @@ def review_labels(
     data = resolve(read_toml(run / "config.toml")).data
     listed, _ = lists_of_run(data if root is None else replace(data, root=str(root)))
     subject = load_subject(run)
-    check_same_lists(subject.weights.checkpoint, {TRAINING: listed}, run)
+    checkpoint = subject.weights.checkpoint or {}
+    if "list_sha256" not in checkpoint.get("data", {}):
+        raise DataError(f"the checkpoint of {run} does not say which list it was trained with")
+    check_same_lists(
+        checkpoint,
+        {TRAINING: listed},
+        run,
+        relabel=data.relabel,
+        advice="restore it: margins are numbered as its lines",
+    )
     if recorded.rows is None and len(listed) != len(recorded.total):
         raise DataError(
             f"{run} left out images that could not be read, and an earlier version did not record"

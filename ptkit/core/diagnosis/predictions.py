@@ -13,7 +13,7 @@ from ptkit.core.calibration.temperature import (
     two_halves,
 )
 from ptkit.core.diagnosis.findings import FAIL, INFO, WARN, Judgement, fine, not_applicable
-from ptkit.core.diagnosis.progress import is_uneven, still_falls
+from ptkit.core.diagnosis.progress import fits_more_than_it_knows, is_uneven, still_falls
 from ptkit.core.diagnosis.recorded import Floats, Recorded
 from ptkit.core.run_files import MARGINS, Outputs, softmax
 
@@ -120,7 +120,7 @@ def collapse(run: Recorded) -> Judgement:
     if is_uneven(run) and not run.is_balanced:
         balanced = "--set data.sampler=balanced --set train.metric=balanced_accuracy"
         return Judgement(FAIL, text, numbers, (), f"{run.again} {balanced}")
-    if still_falls(run):
+    if still_falls(run) and not fits_more_than_it_knows(run):
         # It is on its way: the classes that are easy to tell come first.
         return Judgement(WARN, text, numbers, (), run.longer)
     command = f"ptkit confmat {run.quoted_folder} {run.quoted_valid}"

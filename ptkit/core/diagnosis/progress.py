@@ -16,15 +16,25 @@ from ptkit.core.diagnosis.findings import (
     not_applicable,
 )
 from ptkit.core.diagnosis.recorded import Floats, Recorded, least, running_median
+from ptkit.core.diagnosis.step_sizes import (
+    LARGE_UPDATE,
+    SMALL_UPDATE,
+    calmer,
+    faster,
+    overall_update,
+    slower,
+)
 
 # See rules.RULES for where the limits come from.
-_ROSE = 2.0
+_ROSE_AGAIN, _ROSE_AFTER_SPIKE = 2.0, 1.2
 # Of the loss of guessing: a minimum below it is as good as this.
 _FLOOR = 0.05
-LARGE_UPDATE, _USUAL_UPDATE, _SMALL_UPDATE, _NO_GAIN = 1e-2, 1e-3, 1e-4, 0.02
+_NO_GAIN = 0.02
 _STILL_FALLING = 0.05
 _FEWEST_STEPS, _ENOUGH_STEPS = 20, 40
-_SPIKE_Z, _RISE, _CLIPPED = 6.0, 1.2, 0.5
+# From the first half of so few steps to the second.
+_RISES_AT_ONCE = 1.2
+_SPIKE_Z, _CLIPPED = 6.0, 0.5
 # Steps before, after and on both sides of a spike that it is held against.
 _BEFORE, _AFTER, _AROUND = 10, 5, 50
 _SHARE_OF_STEPS = 0.05
@@ -94,7 +104,11 @@ def not_learning(run: Recorded) -> Judgement:
         # Training images are learned, and so few others cannot tell.
         text = f"{faults[0]}: {majority.total:,.0f} images are too few to tell"
         return Judgement(INFO, text, numbers, (), "ptkit split FOLDER --kfold 5")
-    return _where_nothing_is_learned(run, "; ".join(faults), numbers, is_loss_bad=is_loss_bad)
+    text = "; ".join(faults)
+    if not is_loss_bad:
+        return Judgement(FAIL, text, numbers, (), f"{run.again} --preflight")
+    is_better = majority is not None and not majority.is_not_beaten
+    return _where_nothing_is_learned(run, text, numbers, is_better=is_better)
 
 
 def rate_too_high(run: Recorded) -> Judgement:
@@ -111,8 +125,8 @@ def rate_too_high(run: Recorded) -> Judgement:
     numbers = {"rise": ratio, "update": update}
     # After single spikes it is these that want a remedy.
     is_spiky = len(run.grad_norm) >= _ENOUGH_STEPS and len(spikes_of(run)) >= 2
-    if ratio > _ROSE and not is_spiky and not _recovers(line, lowest):
-        text = f"the smoothed loss rose to {ratio:.1f} times its minimum (limit {_ROSE:g})"
+    if ratio > _ROSE_AGAIN and not is_spiky and not _recovers(line, lowest):
+        text = f"the smoothed loss rose to {ratio:.1f} times its minimum (limit {_ROSE_AGAIN:g})"
         return Judgement(FAIL, text, numbers, (), slower(run))
     peak = run.loss[run.lr >= 0.5 * run.lr.max()]
     third = max(len(peak) // 3, 1)
@@ -143,10 +157,10 @@ def rate_too_low(run: Recorded) -> Judgement:
     numbers = {"update": update, "fall": fall}
     guess = run.guessing
     has_begun = guess is None or not is_as_guessing(float(last.mean()), guess)
-    if update < _SMALL_UPDATE and (is_falling or not has_begun):
+    if update < SMALL_UPDATE and (is_falling or not has_begun):
         verdict = WARN if has_begun else FAIL
         text = (
-            f"a step moves weights by {update:.2g} of their size (limit {_SMALL_UPDATE:g}), and the"
+            f"a step moves weights by {update:.2g} of their size (limit {SMALL_UPDATE:g}), and the"
             f" loss is still on its way: {before.mean():.4g} to {last.mean():.4g} in the last fifth"
         )
         return Judgement(verdict, text, numbers, (), faster(run))
@@ -232,22 +246,31 @@ def data_bound(run: Recorded) -> Judgement:
 
 
 def _where_nothing_is_learned(
-    run: Recorded, text: str, numbers: dict[str, float], *, is_loss_bad: bool
+    run: Recorded, text: str, numbers: dict[str, float], *, is_better: bool
 ) -> Judgement:
-    """Return the judgement with what helps: where the loss never fell, by the size of the steps."""
-    update, count, command = overall_update(run), len(run.loss), f"{run.again} --preflight"
-    if is_loss_bad and count < _FEWEST_STEPS:
+    """Judge a loss that never fell by the size of the steps.
+
+    is_better: whether the accuracy is above that of the largest class all the same.
+    """
+    update, count = overall_update(run), len(run.loss)
+    if count < _FEWEST_STEPS:
         # Of so few steps the rules on the rate say nothing.
-        has_risen = run.loss[-1] > _RISE * run.loss[0]
-        if not (has_risen or update < _SMALL_UPDATE):
-            return Judgement(WARN, f"{text}; after {count:,} steps", numbers, (), run.longer)
-        command = slower(run) if has_risen else faster(run)
-    elif is_loss_bad and _SMALL_UPDATE <= update <= LARGE_UPDATE:
+        half = max(count // 2, 1)
+        first, last = np.median(run.loss[:half]), np.median(run.loss[-half:])
+        if last > _RISES_AT_ONCE * first:
+            return Judgement(FAIL, text, numbers, (), slower(run))
+        if update < SMALL_UPDATE:
+            return Judgement(FAIL, text, numbers, (), faster(run))
+        text += f"; it has taken only {count:,} steps"
+        return Judgement(WARN, text, numbers, (), run.longer)
+    if is_better:
+        return Judgement(WARN, text, numbers, (), run.longer)
+    if SMALL_UPDATE <= update <= LARGE_UPDATE:
         text += (
             f"; a step moves weights by {update:.2g} of their size, which is usual: labels and"
             " images may not belong together"
         )
-    return Judgement(FAIL, text, numbers, (), command)
+    return Judgement(FAIL, text, numbers, (), f"{run.again} --preflight")
 
 
 def still_falls(run: Recorded) -> bool:
@@ -262,6 +285,18 @@ def is_uneven(run: Recorded) -> bool:
     """Say whether the largest class has over three times the training images of the smallest."""
     counts = run.start["class_counts"]
     return counts is not None and max(counts) > 3 * max(min(counts), 1)
+
+
+def fits_more_than_it_knows(run: Recorded) -> bool:
+    """Say whether training images are right far more often than validation images, beyond what
+    chance explains.
+    """
+    train, counts = run.metrics.get("train_accuracy"), valid_counts(run)
+    if train is None or counts is None or not np.isfinite(train[-1]):
+        return False
+    valid, n = float(run.metrics["valid_accuracy"][-1]), counts.sum()
+    error = math.sqrt(max(valid * (1 - valid), 1 / n) / n)
+    return bool(train[-1] - valid > _GAP + 2 * error)
 
 
 def valid_counts(run: Recorded) -> Floats | None:
@@ -279,44 +314,6 @@ def best_accuracy(run: Recorded) -> float | None:
     return float(np.nanmax(found))
 
 
-def overall_update(run: Recorded) -> float:
-    """Return the median ‖Δw‖/‖w‖ at the peak of the rate, of weights trained at the run's rate: a
-    body at a rate of its own is not what the rate is judged by.
-    """
-    weights = run.start["weights"]
-    names = [name for name in run.trained if weights[name]["lr_scale"] >= 0.5] or run.trained
-    found = [r for r in map(run.median_update, names) if math.isfinite(r)]
-    return float(np.median(found)) if found else math.nan
-
-
-def slower(run: Recorded) -> str:
-    """Return the command with a tenth of the rate, or less where steps are so large that more is
-    needed to make them usual.
-    """
-    update = overall_update(run)
-    factor = min(_USUAL_UPDATE / update, 0.1) if update > 0 else 0.1
-    return run.at_rate(factor, digits=1)
-
-
-def faster(run: Recorded) -> str:
-    """Return the command with ten times the rate, or more where steps are so small that more is
-    needed to make them usual.
-    """
-    update = overall_update(run)
-    factor = max(_USUAL_UPDATE / update, 10.0) if update > 0 else 10.0
-    return run.at_rate(factor, digits=2)
-
-
-def calmer(run: Recorded) -> str:
-    """Return the command with a tenth of the rate and gradients clipped where most of them were,
-    unless the run clips them at less.
-    """
-    norms, own = run.grad_norm[np.isfinite(run.grad_norm)], run.settings.train.clip_grad
-    clip = float(np.quantile(norms, 0.9)) if len(norms) else 1.0
-    is_tighter = own is None or clip < own
-    return f"{slower(run)} --set train.clip_grad={clip:.3g}" if is_tighter else slower(run)
-
-
 def _width(run: Recorded) -> int:
     """Return over how many steps a loss is smoothed."""
     return min(max(len(run.loss) // 50, 5), len(run.loss) // 3)
@@ -326,7 +323,7 @@ def _recovers(line: Floats, lowest: Floats) -> bool:
     """Say whether a loss that rose, as it does at the peak of a one-cycle schedule, did so for a
     short while only and is back near its minimum at the end.
     """
-    high = line > _ROSE * lowest
+    high = line > _ROSE_AGAIN * lowest
     return bool(line[-1] <= 1.1 * lowest[-1]) and float(high.mean()) < _SHARE_OF_STEPS
 
 
@@ -342,7 +339,7 @@ def spikes_of(run: Recorded) -> list[int]:
     before = running_median(run.loss, _BEFORE)[begin - _BEFORE : end - _BEFORE]
     after = sliding_window_view(run.loss, _AFTER).mean(axis=1)[begin:end]
     with np.errstate(invalid="ignore"):
-        risen = np.flatnonzero(after > _RISE * before) + begin
+        risen = np.flatnonzero(after > _ROSE_AFTER_SPIKE * before) + begin
     return [step for step in risen.tolist() if _is_far_out(logs, step)]
 
 

@@ -165,8 +165,9 @@ RULES: tuple[Rule, ...] = (
         "not learning",
         progress.not_learning,
         "best training loss ≥ 0.98 of guessing (of a single epoch with the accuracy only), or best"
-        " accuracy ≤ the largest class + 2 SE; WARN after fewer than 20 steps of a usual size; INFO"
-        " where the loss fell and 2 SE are over 10 points",
+        " accuracy ≤ the largest class + 2 SE; WARN where only the loss is bad, or after fewer than"
+        " 20 steps, unless they are tiny or the loss rose by a fifth; INFO where the loss fell and"
+        " 2 SE are over 10 points",
         "entropy of the classes' shares; binomial standard error",
         (
             *("collapse", "output bias", "overconfident", "overfitting that costs"),
@@ -176,8 +177,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "collapse",
         predictions.collapse,
-        "exp of the entropy of the answers over exp of that of the labels ≤ 0.5; WARN where classes"
-        " are even and the loss still falls",
+        "exp of the entropy of the answers over exp of that of the labels ≤ 0.5; WARN while"
+        " the run still learns, of classes that are even or drawn so",
         "Hill numbers of order 1: the effective number of classes",
         ("output bias", "overfitting that costs", "overconfident"),
     ),

@@ -7,15 +7,15 @@ from collections.abc import Mapping
 import numpy as np
 
 from ptkit.core.diagnosis.findings import FAIL, INFO, OK, WARN, Judgement, fine, not_applicable
-from ptkit.core.diagnosis.progress import LARGE_UPDATE, overall_update
 from ptkit.core.diagnosis.recorded import Recorded
+from ptkit.core.diagnosis.step_sizes import LARGE_UPDATE, overall_update
 
 # See rules.RULES for where the limits come from.
 _OFF, _FAR_OFF = 0.5, 1.0
 _WEAK, _STRONG = 0.03, 30.0
 _MEAN, _LOW_STD, _HIGH_STD, _LARGEST = 0.5, 0.5, 2.0, 20.0
 _DEAD_WARN, _DEAD_FAIL, _DEAD_LAYER, _DEAD_EPOCHS = 0.2, 0.5, 0.9, 3
-_BEGAN = 0.9
+_NEARLY_ALL = 0.9
 
 
 def initial_loss(run: Recorded) -> Judgement:
@@ -119,20 +119,29 @@ def dead_units(run: Recorded) -> Judgement:
         f"{share:.0%} of the units gave nothing on {looked_at:,} validation images in"
         f" {_DEAD_EPOCHS} epochs (limit {_DEAD_WARN:.0%}); most in {where[0]}"
     )
-    first = run.epochs[0]["activations"]
-    began = {k: min(first.get(k, {}).get("dead") or 0, dead[k]) for k in layers}
+    dead_at_first = _dead_at_first(run, dead)
     if not run.is_from_scratch:
         # Trained weights may have been made for more than these images show.
-        verdict = _verdict_on_dead({k: dead[k] - began[k] for k in layers}, units)
+        verdict = _verdict_on_dead({k: dead[k] - dead_at_first[k] for k in layers}, units)
         if verdict == OK:
-            text += f"; {sum(began.values()):,} gave nothing after the first epoch already"
+            text += f"; {sum(dead_at_first.values()):,} gave nothing after the first epoch already"
             return Judgement(INFO, text, numbers, where)
-    command = run.at_rate(1 / 3)
-    is_early = sum(began.values()) > _BEGAN * sum(dead.values())
-    if is_early and run.settings.model.init and not overall_update(run) > LARGE_UPDATE:
+    elif (
+        run.settings.model.init
+        and sum(dead_at_first.values()) > _NEARLY_ALL * sum(dead.values())
+        and not overall_update(run) > LARGE_UPDATE
+    ):
         text += "; nearly all of them after the first epoch already"
-        command = f"{run.again} --set 'model.init=[]'"
-    return Judgement(verdict, text, numbers, where, command)
+        return Judgement(verdict, text, numbers, where, f"{run.again} --set 'model.init=[]'")
+    return Judgement(verdict, text, numbers, where, run.at_rate(1 / 3))
+
+
+def _dead_at_first(run: Recorded, dead: Mapping[str, int]) -> dict[str, int]:
+    """Return how many units of each layer may have been dead from the first epoch on; 0 where
+    recording began later.
+    """
+    first = run.epochs[0]["activations"] if run.epochs[0]["epoch"] == 1 else {}
+    return {k: min(first.get(k, {}).get("dead") or 0, count) for k, count in dead.items()}
 
 
 def _verdict_on_dead(dead: Mapping[str, int], units: Mapping[str, int]) -> str:

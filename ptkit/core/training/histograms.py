@@ -126,7 +126,7 @@ def _cells() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     it, so that its values differ in this.
     """
     _, bounds = _edges()
-    # Of negative values the bits that are the least belong to the largest: either end may be first.
+    # For negative values larger bits mean a smaller value, so the bounds below either end count.
     first_bits = np.arange(_NUM_CELLS, dtype=np.uint32) << _LOW_BITS
     last_bits = first_bits | ((1 << _LOW_BITS) - 1)
     of_first, of_last = (

@@ -274,7 +274,13 @@ def _restore_weights(checkpoint: Mapping[str, Any], training: Training) -> None:
 def _check_same_data(saved: SavedState, setup: Setup) -> None:
     training = setup.training
     lists = {TRAINING: training.train.images, VALIDATION: training.valid.images}
-    check_same_lists(saved.checkpoint, lists, saved.folder)
+    check_same_lists(
+        saved.checkpoint,
+        lists,
+        saved.folder,
+        relabel=setup.settings.data.relabel,
+        advice=f"restore it, or train on from the weights: ptkit finetune {saved.folder}",
+    )
     if saved.checkpoint["classes"] != list(setup.data.class_names):
         raise DataError(f"the class names are not those that {saved.folder} was trained with")
 

@@ -47,8 +47,8 @@ class Reported:
     predictions: classes are numbered as in the run's list of classes. places: of the validation
     images, from the listed path to one that opens. with_images: whether the page may show pictures
     and paths of the data. continuation: the command that continues the run, None of one that is
-    done. changed_lists: a clause that says which lists were changed after the run, empty where
-    none was.
+    done. changed_lists: which lists (TRAINING, VALIDATION) were changed after the run; None where
+    they cannot be compared.
     """
 
     run: FoundRun
@@ -58,11 +58,19 @@ class Reported:
     places: Mapping[str, str] | Missing
     with_images: bool = True
     continuation: str | None = None
-    changed_lists: str = ""
+    changed_lists: tuple[str, ...] | None = None
 
     @property
     def settings(self) -> Settings:
         return self.run.settings
+
+    @property
+    def told_changes(self) -> str:
+        """What the results are of where lists were changed, else ""."""
+        if not self.changed_lists:
+            return ""
+        told = told_as_changed(self.changed_lists, relabel=self.settings.data.relabel)
+        return f"{told}: its results are of the lists as they were"
 
 
 def gather_run(
@@ -98,10 +106,9 @@ def gather_run(
     except PtkitError as error:
         findings = Missing(reason_of(error))
     lists = _lists(data)
-    changed = [] if isinstance(lists, Missing) else _changed(folder, lists)
-    told = "" if isinstance(lists, Missing) or not changed else told_as_changed(changed, lists)
+    changed = _changed(folder, lists, relabel=data.relabel)
     listed = lists if isinstance(lists, Missing) else lists[VALIDATION]
-    predictions = _predictions(run, listed, outputs, is_changed=VALIDATION in changed)
+    predictions = _predictions(run, listed, outputs, is_changed=VALIDATION in (changed or ()))
     checked = _checked(run.name, data, check, workers=workers, counting=counting)
     if isinstance(checked, Missing) and not with_images:
         # A reason may name an image.
@@ -109,7 +116,7 @@ def gather_run(
     places = _places(listed)
     if not with_images:
         places = Missing("left out, as --no-images asks")
-    return Reported(run, predictions, findings, checked, places, with_images, command, told)
+    return Reported(run, predictions, findings, checked, places, with_images, command, changed)
 
 
 def _predictions(
@@ -124,7 +131,8 @@ def _predictions(
     rows = np.arange(len(listed)) if outputs.rows is None else outputs.rows
     is_inside = rows.max(initial=-1) < len(listed)
     if is_changed or not is_inside or not np.array_equal(listed.labels[rows], outputs.labels):
-        return Missing("the run has not reached its end, and its validation list was changed")
+        told = told_as_changed([VALIDATION], relabel=run.settings.data.relabel)
+        return Missing(f"the run has not reached its end, and {told}")
     answers, every = outputs.answers, np.arange(len(rows))
     probabilities = np.stack(
         [outputs.probabilities[every, k] for k in (answers, outputs.labels)], axis=1
@@ -158,7 +166,9 @@ def _checked(
 
 
 def _lists(data: DataSettings) -> Mapping[str, ImageList] | Missing:
-    """Return the lists as they are now; without a training list the other one alone."""
+    """Return the lists as they are now; without a training list the other one alone, to which no
+    corrections of labels are made.
+    """
     try:
         if Path(data.train).is_file():
             return dict(zip((TRAINING, VALIDATION), lists_of_run(data), strict=True))
@@ -168,12 +178,18 @@ def _lists(data: DataSettings) -> Mapping[str, ImageList] | Missing:
         return Missing(reason_of(error))
 
 
-def _changed(folder: Path, lists: Mapping[str, ImageList]) -> list[str]:
-    """Return which lists are not those of the run; none where no checkpoint of it can be read."""
+def _changed(
+    folder: Path, lists: Mapping[str, ImageList] | Missing, *, relabel: str | None
+) -> tuple[str, ...] | None:
+    """Return which lists are not those of the run, None where nothing tells: they cannot be read,
+    or no checkpoint, or the hash is that of a list with corrections.
+    """
+    if isinstance(lists, Missing) or (relabel and TRAINING not in lists):
+        return None
     try:
         return changed_lists(read_checkpoint(folder), lists)
     except CheckpointError:
-        return []
+        return None
 
 
 def _places(listed: ImageList | Missing) -> Mapping[str, str] | Missing:

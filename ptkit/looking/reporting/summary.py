@@ -37,12 +37,9 @@ def summary_section(report: Reported) -> Html | Missing:
         told += f", 95% interval {low} to {high}, {counted(len(found.paths), 'image')}"
     lines = [tag("p", value, told, class_="headline")]
     lines += [tag("p", text) for text in _sentences(report)]
-    if told := report.changed_lists:
-        text = (
-            f"{told[0].upper()}{told[1:]}: its numbers are of the lists as they were, and the check"
-            " of the data is of the lists as they are now."
-        )
-        lines.append(tag("p", text))
+    if told := report.told_changes:
+        now = "" if isinstance(report.check, Missing) else ", “The data” is of them as they are now"
+        lines.append(tag("p", f"{told[0].upper()}{told[1:]}{now}."))
     return joined(lines)
 
 

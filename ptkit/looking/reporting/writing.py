@@ -18,14 +18,15 @@ class Written:
     """A page that was written.
 
     left_out: its missing sections, with the reasons. num_runs: in its table. changed_lists: see
-    `Reported`.
+    `Reported`. note: what its results are of where lists were changed, else "".
     """
 
     file: Path
     num_bytes: int
     num_runs: int
     left_out: dict[str, str] = field(default_factory=dict)
-    changed_lists: str = ""
+    changed_lists: tuple[str, ...] | None = None
+    note: str = ""
 
 
 def write_report(
@@ -57,17 +58,17 @@ def write_report(
     if (place / "config.toml").is_file():
         report = gather_run(place, with_images=with_images, check=check, root=root, **how)
         text, left_out = run_page(report)
-        count, changed = 1, report.changed_lists
+        count, changed, note = 1, report.changed_lists, report.told_changes
     elif check is not None or root is not None:
         flag = "--root" if check is None else "--check" if check else "--no-check"
         raise UsageError(f"{flag} is for the page of one run, and {place} is a folder of runs")
     else:
         runs = gather_runs(place)
         text, left_out = runs_page(runs, beside=file.parent, with_paths=with_images), {}
-        count, changed = len(runs.runs), ""
+        count, changed, note = len(runs.runs), None, ""
     data = text.encode()
     write_atomically(file, data)
-    return Written(file, len(data), count, left_out, changed)
+    return Written(file, len(data), count, left_out, changed, note)
 
 
 def _target(place: Path, out: Path | None) -> Path:

@@ -93,7 +93,7 @@ def test_a_checkpoint_is_written_without_the_state_of_training(folder, monkeypat
     save_checkpoint(Path("last.pkl"), {**whole, "kind": "last", "train": state})
     code, out, _ = run("convert", "last.pkl", "--out", "new.pkl")
     assert (code, "left out the state of training" in out) == (0, True)
-    assert "already a checkpoint of ptkit" in out
+    assert "it is a checkpoint of ptkit already" in out
     found = read_checkpoint(Path("new.pkl"))
     assert (found["kind"], "train" in found, found["classes"]) == ("best", False, list(CLASSES))
     assert all(torch.equal(found["state_dict"][n], t) for n, t in whole["state_dict"].items())

@@ -46,7 +46,7 @@ def split_result(outcome: "Outcome") -> dict[str, Any]:
         "num_classes": len(outcome.scan.class_names),
         "num_duplicates": split.grouping.num_duplicates,
         "num_conflicts": len(split.grouping.conflicts),
-        "num_not_images": len(split.grouping.strangers),
+        "num_not_images": len(split.grouping.not_images),
         "num_near_duplicates": split.grouping.num_near,
         "num_ignored": outcome.scan.num_ignored,
         "copies": str(tree.folder) if tree and tree.kind == "copy" else None,
@@ -134,10 +134,10 @@ def _notes(outcome: "Outcome") -> Iterator[str]:
             f"Same picture under several classes: {count}, such as {first} and {second}; check the"
             " labels."
         )
-    if strangers := grouping.strangers:
-        some = first_of(list(map(one_line, strangers)), 3)
+    if not_images := grouping.not_images:
+        some = first_of(list(map(one_line, not_images)), 3)
         yield (
-            f"Files that are no images, listed all the same: {len(strangers):,} ({some}); `ptkit"
+            f"Files that are no images, listed all the same: {len(not_images):,} ({some}); `ptkit"
             " check` says why, and finds others."
         )
     if grouping.num_groups:

@@ -156,7 +156,7 @@ def _write_again(
     kept = {key: value for key, value in checkpoint.items() if key not in _WITHOUT}
     make_folder(file.parent)
     save_checkpoint(file, {**kept, "kind": "best"})
-    done = ["already a checkpoint of ptkit: written again with nothing but the format changed"]
+    done = ["it is a checkpoint of ptkit already"]
     done += ["left out the state of training"] * ("train" in checkpoint)
     return _converted(
         file,

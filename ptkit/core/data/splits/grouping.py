@@ -24,7 +24,7 @@ class Grouping:
     units: disjoint sets of two or more indices, each ascending.
     certain: the same without near-duplicates: given parts must not share any.
     num_near: images that have a near-duplicate.
-    strangers: names of files that are no images, see `Contents`.
+    not_images: names of files that are no images, see `Contents`.
     num_duplicates: images with the bytes of an earlier one.
     conflicts: names of two images with the same bytes and different classes, a pair for each set of
     duplicates.
@@ -38,7 +38,7 @@ class Grouping:
     num_ungrouped: int = 0
     certain: list[list[int]] = field(default_factory=list, repr=False)
     num_near: int = 0
-    strangers: tuple[str, ...] = ()
+    not_images: tuple[str, ...] = ()
 
 
 def group_images(scan: Scan, *, group_by: str | None, near_duplicates: bool = False) -> Grouping:
@@ -70,7 +70,7 @@ def group_images(scan: Scan, *, group_by: str | None, near_duplicates: bool = Fa
         conflicts=_conflicts(scan, duplicates),
         num_groups=len(groups),
         num_ungrouped=keys.count(None),
-        strangers=tuple(scan.names[index] for index in contents.strangers),
+        not_images=tuple(scan.names[index] for index in contents.not_images),
     )
 
 
@@ -130,19 +130,19 @@ _NUM_TIMED = 200
 _SLOW_FILE_S = 30e-6
 _WORTH_THREADS_S = 0.2
 # The bit of the hash of a block that says that it does not begin as an image does.
-_IS_STRANGE = 1
+_IS_NO_IMAGE = 1
 
 
 @dataclass(frozen=True)
 class Contents:
     """What files hold, by their indices.
 
-    duplicates: sets of two or more with equal bytes, each ascending. strangers: empty ones, and of
+    duplicates: sets of two or more with equal bytes, each ascending. not_images: empty ones, and of
     those that were read the ones that do not begin as an image does, ascending.
     """
 
     duplicates: list[list[int]]
-    strangers: list[int]
+    not_images: list[int]
 
 
 def find_duplicates(paths: Sequence[str], sizes: Sequence[int]) -> list[list[int]]:
@@ -166,10 +166,10 @@ def look_into(paths: Sequence[str], sizes: Sequence[int]) -> Contents:
     alike = [same for group in candidates for same in _grouped(group, key=blocks.__getitem__)]
     digests = {k: with_retries(paths[k], _digest, paths[k]) for group in alike for k in group}
     same = sorted(same for group in alike for same in _grouped(group, key=digests.__getitem__))
-    strangers = [index for index, found in blocks.items() if found & _IS_STRANGE]
+    not_images = [index for index, found in blocks.items() if found & _IS_NO_IMAGE]
     if 0 in sizes:
-        strangers += [index for index, size in enumerate(sizes) if size == 0]
-    return Contents(same, sorted(strangers))
+        not_images += [index for index, size in enumerate(sizes) if size == 0]
+    return Contents(same, sorted(not_images))
 
 
 def _grouped(indices: Iterable[int], *, key: Callable[[int], Hashable]) -> list[list[int]]:
@@ -227,7 +227,7 @@ def _block_hashes(files: Iterable[tuple[str, int]]) -> list[int]:
 
 
 def _block_hash(path: str, size: int) -> int:
-    """Return a quick hash of the first block, with _IS_STRANGE; files of equal hashes are then
+    """Return a quick hash of the first block, with _IS_NO_IMAGE; files of equal hashes are then
     compared in full.
     """
     # os.open and os.read take half the time of open().
@@ -236,7 +236,7 @@ def _block_hash(path: str, size: int) -> int:
         block = os.read(descriptor, min(size, _BLOCK_BYTES))
     finally:
         os.close(descriptor)
-    return hash(block) & ~_IS_STRANGE if begins_as_image(block) else hash(block) | _IS_STRANGE
+    return hash(block) & ~_IS_NO_IMAGE if begins_as_image(block) else hash(block) | _IS_NO_IMAGE
 
 
 def _digest(path: str) -> bytes:

@@ -411,7 +411,7 @@ def test_a_single_epoch_that_began_at_guessing_has_learned_where_its_accuracy_sa
         del epochs[1:]
 
     columns = {"epoch": [1], "train_loss": [0.7], "train_accuracy": [0.6], "valid_loss": [0.6]}
-    for accuracy, verdict in ((0.7, "ok"), (0.5, "FAIL")):
+    for accuracy, verdict in ((0.7, "ok"), (0.5, "WARN")):
         metrics = {**columns, "valid_accuracy": [accuracy]}
         run = read_records(make_run(tmp_path / str(accuracy), one_epoch, metrics=metrics))
         assert {f.rule: f.verdict for f in findings(run)}["not learning"] == verdict

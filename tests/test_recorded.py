@@ -325,10 +325,24 @@ def test_a_bias_of_classes_that_are_drawn_alike_is_looked_at(tmp_path):
     weak = values * 0.5 + np.array([0, 0.9], np.float32)
     rng = np.random.default_rng(1)
     weak[:100, 1] += (rng.random(100) < 0.6) * 1.2
-    for sampler, name in (("none", "train"), ("balanced", "confmat")):
-        config = f'[data]\nsampler = "{sampler}"\n'
-        found = judged(make_run(tmp_path / sampler, values=weak, config=config), "output bias")
-        assert (found.verdict, parsed(found.command)[0]) == ("WARN", name)
+    done, still = [0.3, 0.2, 0.2, 0.2, 0.2], [0.6, 0.5, 0.4, 0.3, 0.2]
+    uneven, even = [460, 140], [300, 300]
+    for number, (sampler, counts, train, words) in enumerate([
+        ("none", uneven, done, "--set data.sampler=balanced"),
+        ("balanced", uneven, done, "ptkit confmat"),
+        ("none", even, done, "ptkit confmat"),
+        ("none", even, still, "ptkit train --resume"),
+    ]):  # fmt: skip
+        folder = make_run(
+            tmp_path / str(number),
+            lambda first, _, counts=counts: first.update(class_counts=counts),
+            values=weak,
+            config=f'[data]\nsampler = "{sampler}"\n',
+            metrics={"train_loss": train},
+        )
+        found = judged(folder, "output bias")
+        assert found.verdict == "WARN"
+        assert words in found.command
 
 
 def test_too_few_steps_to_learn_want_more_or_another_rate_where_it_shows(tmp_path):
@@ -372,6 +386,60 @@ def test_too_few_steps_to_learn_want_more_or_another_rate_where_it_shows(tmp_pat
         assert (settings.optimizer.lr, settings.train.epochs) == (lr, num_epochs)
 
 
+def test_a_few_dead_units_in_a_run_with_usual_steps_want_no_lower_rate(tmp_path):
+    def some(update):
+        def change(first, epochs):
+            every_epoch(activations={"conv1": {"units": 8, "dead": 2, "std": 1.0}})(first, epochs)
+            for name in NAMES:
+                of_weight(name, "update", update)(first, epochs)
+
+        return change
+
+    for update, verdict in ((0.02, "INFO"), (0.5, "WARN")):
+        found = judged(make_run(tmp_path / str(update), some(update)), "dead units")
+        assert (found.verdict, bool(found.command)) == (verdict, verdict == "WARN")
+
+
+def test_a_rate_at_which_nothing_is_learned_is_not_suspected_before_init(tmp_path):
+    def never(update):
+        def change(first, epochs):
+            every_epoch(loss=[0.69] * 30)(first, epochs)
+            for name in NAMES:
+                of_weight(name, "update", update)(first, epochs)
+
+        return change
+
+    for update, rule in ((0.5, "lr too high"), (1e-6, "lr too low")):
+        found = judged(make_run(tmp_path / rule, never(update), config=OWN), rule)
+        assert found.verdict == "FAIL"
+        assert settings_of(found.command)[0].model.init == ()
+
+
+def test_a_layer_that_began_small_has_further_to_go(tmp_path):
+    def far(begin):
+        def change(first, epochs):
+            of_weight(NAMES[0], "update", 2.0)(first, epochs)
+            epochs[0]["weights"][NAMES[0]]["weight"][0] = begin
+
+        return change
+
+    for begin, verdict in ((10.0, "WARN"), (1.0, "ok"), (0.0, "ok")):
+        folder = make_run(tmp_path / str(begin), far(begin))
+        assert judged(folder, "layer imbalance").verdict == verdict
+
+
+def test_a_schedule_that_never_gives_a_rate_is_named(tmp_path):
+    def still(first, epochs):
+        every_epoch(lr=[0.0] * 30)(first, epochs)
+        for name in NAMES:
+            of_weight(name, "update", 0.0)(first, epochs)
+
+    config = "[scheduler]\ncall = \"LambdaLR('0 * epoch')\"\n"
+    found = judged(make_run(tmp_path / "run", still, config=config), "not updated")
+    assert found.text == "the rate was 0 at every step, with LambdaLR('0 * epoch')"
+    assert settings_of(found.command)[0].scheduler.call == "CosineAnnealingLR()"
+
+
 def test_what_learns_nothing_at_a_usual_rate_is_laid_to_the_labels(tmp_path):
     def flat(update):
         def change(first, epochs):
@@ -394,6 +462,13 @@ def test_what_learns_nothing_at_a_usual_rate_is_laid_to_the_labels(tmp_path):
         assert ("labels and images may not belong together" in found.text) == is_told
         assert found.verdict == ("FAIL" if accuracy == 0.5 else "WARN")
         assert ("--resume" in found.command) == (accuracy > 0.5)
+    # Images are looked at where training recorded what it made of their labels.
+    folder = make_run(
+        tmp_path / "margins", flat(0.02), metrics={**metrics, "valid_accuracy": [0.5] * 5}
+    )
+    (folder / "margins.npz").write_bytes(b"")
+    command = judged(folder, "not learning").command
+    assert command == f"ptkit check --run {folder}"
 
 
 def test_steps_of_the_users_own_are_looked_at_where_the_input_is_off(tmp_path):

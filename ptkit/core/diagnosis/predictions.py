@@ -95,8 +95,10 @@ def output_bias(run: Recorded) -> Judgement:
     before, after = _with_adjusted_logits(run.outputs)
     effect = f"shifting outputs to the true shares: macro recall {before:.1%} to {after:.1%}"
     command = f"{run.again} --set data.sampler=balanced"
-    if after <= before or run.is_balanced:
-        # What was measured speaks against it, or it was not enough.
+    if still_falls(run) and not fits_more_than_it_knows(run):
+        command = run.longer
+    elif after <= before or run.is_balanced or not is_uneven(run):
+        # What was measured speaks against it, or it was not enough, or there is nothing to balance.
         command = f"ptkit confmat {run.quoted_folder} {run.quoted_valid}"
     return Judgement(WARN, text, numbers, where, command, effect)
 

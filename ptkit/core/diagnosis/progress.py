@@ -23,7 +23,9 @@ from ptkit.core.diagnosis.step_sizes import (
     faster,
     overall_update,
     slower,
+    without_init,
 )
+from ptkit.core.run_files import MARGINS
 
 # See rules.RULES for where the limits come from.
 _ROSE_AGAIN, _ROSE_AFTER_SPIKE = 2.0, 1.2
@@ -32,8 +34,9 @@ _FLOOR = 0.05
 _NO_GAIN = 0.02
 _STILL_FALLING = 0.05
 _FEWEST_STEPS, _ENOUGH_STEPS = 20, 40
-# From the first half of so few steps to the second.
-_RISES_AT_ONCE = 1.2
+# So many steps, each at least half as large as is usual, learn what can be learned at all; in fewer
+# only a loss that rises from their first half to the second, or tiny steps, speak against the rate.
+_STEPS_TO_LEARN, _HALF_USUAL, _RISES_AT_ONCE = 100, 5e-4, 1.2
 _SPIKE_Z, _CLIPPED = 6.0, 0.5
 # Steps before, after and on both sides of a spike that it is held against.
 _BEFORE, _AFTER, _AROUND = 10, 5, 50
@@ -139,7 +142,9 @@ def rate_too_high(run: Recorded) -> Judgement:
             f"at the full rate a step moves weights by {update:.2g} of their size (limit"
             f" {LARGE_UPDATE:g}) and brings the loss no further: {last:.4g} at its end"
         )
-        return Judgement(FAIL, text, numbers | {"gain": gain}, (), slower(run))
+        has_begun = guess is None or not is_as_guessing(last, guess)
+        command = slower(run) if has_begun else without_init(run) or slower(run)
+        return Judgement(FAIL, text, numbers | {"gain": gain}, (), command)
     return fine(numbers)
 
 
@@ -163,7 +168,8 @@ def rate_too_low(run: Recorded) -> Judgement:
             f"a step moves weights by {update:.2g} of their size (limit {SMALL_UPDATE:g}), and the"
             f" loss is still on its way: {before.mean():.4g} to {last.mean():.4g} in the last fifth"
         )
-        return Judgement(verdict, text, numbers, (), faster(run))
+        command = faster(run) if has_begun else without_init(run) or faster(run)
+        return Judgement(verdict, text, numbers, (), command)
     return fine(numbers)
 
 
@@ -253,24 +259,27 @@ def _where_nothing_is_learned(
     is_better: whether the accuracy is above that of the largest class all the same.
     """
     update, count = overall_update(run), len(run.loss)
-    if count < _FEWEST_STEPS:
-        # Of so few steps the rules on the rate say nothing.
+    if count < _STEPS_TO_LEARN:
         half = max(count // 2, 1)
         first, last = np.median(run.loss[:half]), np.median(run.loss[-half:])
         if last > _RISES_AT_ONCE * first:
             return Judgement(FAIL, text, numbers, (), slower(run))
-        if update < SMALL_UPDATE:
+        if update < _HALF_USUAL:
             return Judgement(FAIL, text, numbers, (), faster(run))
         text += f"; it has taken only {count:,} steps"
         return Judgement(WARN, text, numbers, (), run.longer)
     if is_better:
         return Judgement(WARN, text, numbers, (), run.longer)
-    if SMALL_UPDATE <= update <= LARGE_UPDATE:
-        text += (
-            f"; a step moves weights by {update:.2g} of their size, which is usual: labels and"
-            " images may not belong together"
-        )
-    return Judgement(FAIL, text, numbers, (), f"{run.again} --preflight")
+    if not _HALF_USUAL <= update <= LARGE_UPDATE:
+        return Judgement(FAIL, text, numbers, (), f"{run.again} --preflight")
+    text += (
+        f"; {count:,} steps moved weights by {update:.2g} of their size each, which is usual:"
+        " labels and images may not belong together"
+    )
+    # It shows the images whose labels training spoke against.
+    looks = f"ptkit check --run {run.quoted_folder}"
+    command = looks if (run.folder / MARGINS).is_file() else f"{run.again} --preflight"
+    return Judgement(FAIL, text, numbers, (), command)
 
 
 def still_falls(run: Recorded) -> bool:

@@ -95,8 +95,8 @@ RULES: tuple[Rule, ...] = (
         "dead units",
         signal.dead_units,
         "units that 256 images, spread over the validation list, never activate, for 3 epochs: > 20"
-        " % WARN, > 50 %"
-        " FAIL, or 90 % of a layer; INFO where those that the trained weights did not have from the"
+        " % WARN, or INFO where steps are of a usual size; > 50 % FAIL, or 90 % of a layer; INFO"
+        " where those that the trained weights did not have from the"
         " first epoch on are fewer",
         "Lu et al. 2019, Dying ReLU and Initialization",
         (
@@ -165,9 +165,9 @@ RULES: tuple[Rule, ...] = (
         "not learning",
         progress.not_learning,
         "best training loss ≥ 0.98 of guessing (of a single epoch with the accuracy only), or best"
-        " accuracy ≤ the largest class + 2 SE; WARN where only the loss is bad, or after fewer than"
-        " 20 steps, unless they are tiny or the loss rose by a fifth; INFO where the loss fell and"
-        " 2 SE are over 10 points",
+        " accuracy ≤ the largest class + 2 SE; WARN where only the loss is bad, or after fewer"
+        " than 100 steps, unless they are small or the loss rose by a fifth; INFO where the loss"
+        " fell and 2 SE are over 10 points",
         "entropy of the classes' shares; binomial standard error",
         (
             *("collapse", "output bias", "overconfident", "overfitting that costs"),
@@ -218,7 +218,7 @@ RULES: tuple[Rule, ...] = (
         "layer imbalance",
         updates.layer_imbalance,
         "a layer's median update over the geometric mean outside [0.1, 10]; a new head on a trained"
-        " body may go further",
+        " body may go further, and so may weights that grow to three times their norm",
         "You et al. 2017 (LARS), section 4: the ratio should be alike in all layers",
     ),
     Rule(

@@ -8,7 +8,7 @@ import numpy as np
 
 from ptkit.core.diagnosis.findings import FAIL, INFO, OK, WARN, Judgement, fine, not_applicable
 from ptkit.core.diagnosis.recorded import Recorded
-from ptkit.core.diagnosis.step_sizes import LARGE_UPDATE, overall_update
+from ptkit.core.diagnosis.step_sizes import LARGE_UPDATE, overall_update, without_init
 
 # See rules.RULES for where the limits come from.
 _OFF, _FAR_OFF = 0.5, 1.0
@@ -126,13 +126,16 @@ def dead_units(run: Recorded) -> Judgement:
         if verdict == OK:
             text += f"; {sum(dead_at_first.values()):,} gave nothing after the first epoch already"
             return Judgement(INFO, text, numbers, where)
+    elif verdict == WARN and not overall_update(run) > LARGE_UPDATE:
+        # Steps of a usual size killed none: a lower rate would only slow what learns.
+        return Judgement(INFO, text, numbers, where)
     elif (
         run.settings.model.init
         and sum(dead_at_first.values()) > _NEARLY_ALL * sum(dead.values())
         and not overall_update(run) > LARGE_UPDATE
     ):
         text += "; nearly all of them after the first epoch already"
-        return Judgement(verdict, text, numbers, where, f"{run.again} --set 'model.init=[]'")
+        return Judgement(verdict, text, numbers, where, without_init(run))
     return Judgement(verdict, text, numbers, where, run.at_rate(1 / 3))
 
 

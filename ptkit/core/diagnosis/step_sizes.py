@@ -49,3 +49,10 @@ def calmer(run: Recorded) -> str:
     clip = float(np.quantile(norms, 0.9)) if len(norms) else 1.0
     is_tighter = own is None or clip < own
     return f"{slower(run)} --set train.clip_grad={clip:.3g}" if is_tighter else slower(run)
+
+
+def without_init(run: Recorded) -> str:
+    """Return the command without the user's own initial weights: where nothing was ever learned
+    they come before the rate. "" of a run that has none.
+    """
+    return f"{run.again} --set 'model.init=[]'" if run.settings.model.init else ""

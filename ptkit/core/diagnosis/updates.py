@@ -71,6 +71,8 @@ def layer_imbalance(run: Recorded) -> Judgement:
     if not run.is_from_scratch and off.get(head, 0.0) > _MANY:
         # A head that is new on a trained body has small weights, and further to go.
         del off[head]
+    # Weights that begin small have further to go, and reach their size.
+    off = {k: ratio for k, ratio in off.items() if ratio < 1 or _growth(run, k) <= _GROWS}
     if not off:
         return fine({"least": min(found.values()) / middle, "most": max(found.values()) / middle})
     worst = max(off, key=lambda name: abs(math.log(off[name])))
@@ -92,6 +94,10 @@ def not_updated(run: Recorded) -> Judgement:
         still += [name for name, about in weights.items() if not about["trained"]]
     if not still:
         return _frozen_at_random(run)
+    if len(run.lr) and not run.lr.any():
+        text = f"the rate was 0 at every step, with {run.settings.scheduler.call}"
+        command = f"{run.again} --scheduler 'CosineAnnealingLR()'"
+        return Judgement(FAIL, text, {"lr": 0.0}, (), command)
     text = f"{len(still)} of {len(weights)} weights never moved: {', '.join(still[:3])}"
     command = run.with_groups(*(_group(name, 1) for name in still[:3]))
     return Judgement(FAIL, text, {"weights": len(still)}, tuple(still), command)
@@ -230,7 +236,9 @@ def _total_norm(run: Recorded, names: list[str]) -> Floats:
 
 def _growth(run: Recorded, name: str) -> float:
     norms = run.samples(name, "weight")
-    return float(norms[-1] / norms[0]) if len(norms) and norms[0] > 0 else 0.0
+    if not len(norms) or not norms[-1] > 0:
+        return 0.0
+    return float(norms[-1] / norms[0]) if norms[0] > 0 else math.inf
 
 
 def _is_bad(run: Recorded) -> bool:

@@ -331,6 +331,15 @@ NO_CALL = 'model must be a call such as "resnet18()" or "my_net.py:Net()", found
         (lambda: ptkit.check(RUN), NO_IMAGES),
         (lambda: ptkit.predict(RUN, RUN), NO_IMAGES),
         (
+            lambda: ptkit.predict(RUN, torch.nn.ReLU()),  # type: ignore[arg-type]
+            "images are given as files, folders or lists, found ReLU",
+        ),
+        (
+            lambda: ptkit.split("images", ratio=(8, 1, 1), overwrite=True),  # type: ignore[arg-type]
+            "--ratio must be two or three positive numbers such as 8:1:1 (train:valid:test), found"
+            " (8, 1, 1)",
+        ),
+        (
             lambda: ptkit.train(model=RUN),
             f"{NO_CALL} the path runs/1; weights to start from go to ptkit.finetune",
         ),

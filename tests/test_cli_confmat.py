@@ -277,6 +277,10 @@ def test_a_run_without_an_epoch_names_what_continues_it_and_another_file_is_just
     told = confmat("runs/2", "test.txt")
     assert told.exit_code == 4
     assert "no epoch of this run was finished; `ptkit train --resume runs/2`" in told.stderr
+    # To continue it would repeat how it ended.
+    Path("runs/2/layers.jsonl").write_text('{"kind": "diverged", "step": 6}\n')
+    told = confmat("runs/2", "test.txt")
+    assert "it diverged: `ptkit diagnose runs/2` says what helps" in told.stderr
     for place in ("runs/1/best.pkl", "runs/2/best.pkl"):
         assert "no file" in confmat(place, "test.txt").stderr
 

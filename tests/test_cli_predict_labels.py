@@ -86,7 +86,7 @@ def test_several_labels_are_scored_as_scikit_learn_does(here):
 
 
 def test_what_classes_without_images_are_to_the_means_is_said(here):
-    note = "2 of 3 classes have no images: macro means leave out those"
+    note = "2 of 3 classes have no images: macro"
     assert note in done("images/red").stdout
     assert "no images" not in done("images").stdout
     Path("red.txt").write_text("images/red/0.png 2\n")

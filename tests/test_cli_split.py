@@ -233,6 +233,8 @@ def test_runs_on_lists_that_are_replaced_are_named(here):
     run("images")
     write_run_on(Path("runs/2"), "train.txt", "valid.txt")
     write_run_on(Path("runs/10/seed0"), "valid.txt")
+    # Of a series its best run's checkpoint.
+    Path("runs/10/ckpt.pkl").symlink_to("seed0/ckpt.pkl")
     write_run_on(Path("runs/3"))
     Path("runs/4").mkdir()
     Path("runs/4/ckpt.pkl").write_bytes(b"not a checkpoint")
@@ -240,8 +242,8 @@ def test_runs_on_lists_that_are_replaced_are_named(here):
     assert "Trained on" not in run("images").stdout
     assert "Trained on" not in run("images", "--seed", "1", "--out", "elsewhere").stdout
     note = (
-        "Trained on the lists that are replaced: runs/2, runs/10/seed0; the new valid.txt and"
-        " test.txt may hold images that these have seen.\n"
+        "Trained on the lists that are replaced: runs/2, runs/10/seed0; the new ones may"
+        " validate on images that these were trained on.\n"
     )
     assert note in run("images", "--seed", "1").stdout
     assert json.loads(run("images", "--seed", "2", "--json").stdout)["stale_runs"] == []

@@ -20,7 +20,7 @@ from ptkit.core.diagnosis.rules import BY_NAME, RULES, findings, open_findings
 from ptkit.core.errors import DataError
 from ptkit.core.training.recording.layers import sampled_steps
 from ptkit.looking import diagnosis as diagnosis_module
-from ptkit.looking.diagnosis import diagnose
+from ptkit.looking.diagnosis import continuation, diagnose
 from ptkit.looking.reporting.findings import verdicts_section
 from ptkit.looking.reporting.gather import gather_run
 
@@ -480,6 +480,8 @@ def test_images_of_a_later_split_are_not_said_to_have_been_trained_on(tmp_path, 
     monkeypatch.chdir(make_lists(tmp_path))
     ptkit.train(epochs=1, tensorboard=False, pictures=False)
     kept = {name: Path(name).read_text() for name in ("train.txt", "valid.txt")}
+    Path("runs/1/.running").touch()
+    assert continuation(diagnose(Path("runs/1"))[0]) == "ptkit train --resume runs/1"
     for name, part, other in (
         ("train.txt", "training", "valid.txt"),
         ("valid.txt", "validation", "train.txt"),
@@ -487,6 +489,7 @@ def test_images_of_a_later_split_are_not_said_to_have_been_trained_on(tmp_path, 
         Path(name).write_text(kept[other])
         recorded, found = diagnose(Path("runs/1"))
         assert recorded.evidence.why_none == f"the {part} list was changed after the run"
+        assert continuation(recorded) is None
         assert {f.rule: f.verdict for f in found}["too good"] == "n/a"
         Path(name).write_text(kept[name])
     assert diagnose(Path("runs/1"))[0].evidence.num_leaked == 0

@@ -149,6 +149,11 @@ def test_a_probe_is_a_run_in_which_only_the_head_changes(here):
     assert "right in five-fold cross-validation" in lines
     assert "accuracy on the validation images by the number of training images: 5: " in lines
     assert 'always "bar" 33.3%' in lines
+    result = CliRunner().invoke(app, ["train", "--resume", "runs/probed", "--epochs", "1"])
+    assert (
+        result.exit_code,
+        "runs/probed is finished: a probe has one epoch; `ptkit fine" in (result.stderr),
+    ) == (2, True)
     assert "optimizer" not in lines
     for name in ("confusion.png", "data_budget.png"):
         assert Path("runs/probed", name).exists()

@@ -70,5 +70,13 @@ def test_compare_takes_the_run_of_a_link(run):
 )
 def test_a_checkpoint_of_no_run_is_refused_as_a_file(arguments, code):
     result = ptkit(*arguments, "other.pkl")
-    text = "other.pkl is a file, not in a run folder: expected a run folder, such as runs/1"
+    text = "other.pkl is a file: expected a run folder, such as runs/1"
     assert (result.exit_code, result.stderr) == (code, f"ptkit: {text}\n")
+
+
+def test_a_file_in_a_run_and_a_link_to_one_that_is_gone_are_told(run):
+    told = ptkit("diagnose", "runs/1/metrics.csv").stderr
+    assert told == "ptkit: runs/1/metrics.csv is a file: expected runs/1\n"
+    Path("runs").rename("moved")
+    told = ptkit("diagnose", "ckpt.pkl").stderr
+    assert told.startswith("ptkit: ckpt.pkl is a link to runs/1/ckpt.pkl, which is not there any")

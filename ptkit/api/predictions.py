@@ -1,12 +1,13 @@
 """`ptkit predict` in Python: all answers at once, or as they come."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ptkit.api.keywords import PredictKeywords
 from ptkit.api.models import subject_to_run
 from ptkit.api.paths import StrPath, path_or_none
+from ptkit.core.errors import UsageError
 
 if TYPE_CHECKING:
     from ptkit.looking.answers import Answers
@@ -101,5 +102,9 @@ def ask(
     run |= {name: given.pop(name) for name in run if name in given}
     subject = subject_to_run(ckpt, given | {"classes": path_or_none(given.get("classes"))}, **run)
     several = [sources] if isinstance(sources, str | os.PathLike) else sources
+    if not isinstance(several, Iterable):
+        raise UsageError(
+            f"images are given as files, folders or lists, found {type(sources).__name__}"
+        )
     paths = [os.fspath(source) for source in several]
     return begin_prediction(subject, paths, columns=columns, root=root, **how, **run)

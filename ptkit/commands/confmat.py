@@ -128,7 +128,7 @@ def _scores(found: "Evaluation") -> tuple[str, str]:
     if found.has_several:
         return f"every label right: {accuracy}", others
     if num_absent := int((found.per_class["support"] == 0).sum()):
-        others += f"; {absent_note(num_absent, len(found.class_names))}"
+        others += f"; {absent_note(num_absent, len(found.class_names), 'macro F1 leaves')}"
     return f"accuracy {accuracy}, {found.majority}", others
 
 

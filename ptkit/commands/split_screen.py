@@ -167,8 +167,8 @@ def _places(outcome: "Outcome") -> Iterator[str]:
     if runs := outcome.stale_runs:
         names = first_of([one_line(str(run)) for run in runs], 5)
         yield (
-            f"Trained on the lists that are replaced: {names}; the new valid.txt and test.txt may"
-            " hold images that these have seen."
+            f"Trained on the lists that are replaced: {names}; the new ones may validate on images"
+            " that these were trained on."
         )
     if not written.files:
         yield "Nothing to write."

@@ -171,10 +171,9 @@ def open_text(file: Path) -> BufferedReader:
     if stat.S_ISDIR(mode):
         if is_run(file):
             raise DataError(f"{file} is a run folder; expected a list of images, such as train.txt")
-        raise DataError(
-            f"{file} is a folder; expected a text file (`ptkit split {file}` writes lists of a"
-            " folder of images)"
-        )
+        hint = f" (`ptkit split {file}` writes lists of a folder with a folder for each class)"
+        has_folders = any(entry.is_dir() for entry in os.scandir(file))
+        raise DataError(f"{file} is a folder; expected a list{hint if has_folders else ''}")
     raise DataError(f"{file} is neither file nor folder; expected a text file")
 
 

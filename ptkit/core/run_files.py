@@ -79,14 +79,27 @@ def resume_command(run: Path) -> str:
     return f"ptkit train --resume {shlex.quote(str(run))}"
 
 
+def has_diverged(run: Path) -> bool:
+    """Say whether a run's records end with a loss that became NaN or infinite.
+
+    Raises:
+        DataError: they are damaged. StorageError: they cannot be read.
+    """
+    return any(line.get("kind") == "diverged" for line in read_layers(run)[-1:])
+
+
 def why_no_run(folder: Path) -> str | None:
     """Return why a folder is not that of a run; None of one that is."""
     if (folder / "config.toml").is_file():
         return None
     if not folder.exists():
-        return f"{folder} does not exist: expected a run folder, such as runs/1"
+        gone = f"is a link to {folder.readlink()}, which is not there any more"
+        why = gone if folder.is_symlink() else "does not exist"
+        return f"{folder} {why}: expected a run folder, such as runs/1"
     if folder.is_file():
-        return f"{folder} is a file, not in a run folder: expected a run folder, such as runs/1"
+        is_inside = (folder.parent / "config.toml").is_file()
+        wanted = str(folder.parent) if is_inside else "a run folder, such as runs/1"
+        return f"{folder} is a file: expected {wanted}"
     inside = min(folder.glob("*/config.toml"), default=None)
     hint = "" if inside is None else f"; it holds runs, such as {inside.parent}"
     return f"{folder} is not a run folder: it has no config.toml{hint}"

@@ -32,12 +32,15 @@ def trained_on_note(count: int, total: int) -> str:
     )
 
 
-def absent_note(num_absent: int, num_classes: int) -> str:
-    """Return what macro means are over where classes have no images."""
+def absent_note(num_absent: int, num_classes: int, what: str = "macro means leave") -> str:
+    """Return what macro means are over where classes have no images.
+
+    what: leaves out those that are not predicted either.
+    """
     have = "has" if num_absent == 1 else "have"
     return (
-        f"{num_absent:,} of {num_classes:,} classes {have} no images: macro means leave out those"
-        " that are not predicted either"
+        f"{num_absent:,} of {num_classes:,} classes {have} no images: {what} out those that are"
+        " not predicted either"
     )
 
 

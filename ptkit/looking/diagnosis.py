@@ -57,11 +57,11 @@ def diagnose(
 
 
 def continuation(run: Recorded) -> str | None:
-    """Return the command that continues a run; None of one that is done, or that diverged: it
-    would do so again.
+    """Return the command that continues a run; None of one that is done, or whose lists were
+    changed, or that diverged: it would do so again.
     """
     is_left = is_unfinished(run.folder) and run.diverged is None
-    return resume_command(run.folder) if is_left else None
+    return resume_command(run.folder) if is_left and not run.evidence.has_other_lists else None
 
 
 def _evidence(run: Path, data: DataSettings, *, device: str, workers: int) -> Evidence:
@@ -76,7 +76,8 @@ def _evidence(run: Path, data: DataSettings, *, device: str, workers: int) -> Ev
         lists = {TRAINING: train, VALIDATION: valid}
         # Images that a later split validates on may be ones that this run was trained on.
         if changed := changed_lists(subject.weights.checkpoint, lists):
-            return replace(found, why_none=told_as_changed(changed, relabel=data.relabel))
+            told = told_as_changed(changed, relabel=data.relabel)
+            return replace(found, why_none=told, has_other_lists=True)
         accuracy, count = _clean_accuracy(subject, train, device=device, workers=workers)
     # A run that was moved, or of a user's own model, has its files all the same.
     except PtkitError as error:

@@ -45,7 +45,8 @@ class Evidence:
     clean_train_accuracy: of the best weights on so many training images (num_clean), without
     augmentation. num_leaked: of so many validation images (num_looked_at) those whose bytes are
     among those of the training images. temperature: what the checkpoint divides outputs by, since
-    it was calibrated. why_none: why nothing is known of the images.
+    it was calibrated. why_none: why nothing is known of the images. has_other_lists: whether a
+    list was changed after the run.
     """
 
     clean_train_accuracy: float | None = None
@@ -54,6 +55,7 @@ class Evidence:
     num_looked_at: int = 0
     temperature: float | None = None
     why_none: str = ""
+    has_other_lists: bool = False
 
 
 @dataclass(frozen=True)

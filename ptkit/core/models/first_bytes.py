@@ -5,7 +5,7 @@ import stat
 from pathlib import Path
 
 from ptkit.core.errors import CheckpointError
-from ptkit.core.run_files import METRICS_FILE, resume_command
+from ptkit.core.run_files import METRICS_FILE, has_diverged, resume_command
 
 # A protobuf: the version of the format, then one of the fields that may follow.
 IS_ONNX = re.compile(rb"\x08[\x01-\x1f][\x12\x1a\x22\x28\x32\x3a]")
@@ -56,9 +56,11 @@ def first_bytes(path: Path) -> bytes:
                 f"{path} is a link to {path.readlink()}, which is not there any more"
             ) from None
         if path.name == "ckpt.pkl" and _has_no_epoch(path.parent):
+            way = f"`{resume_command(path.parent)}` continues it"
+            if has_diverged(path.parent):
+                way = f"it diverged: `ptkit diagnose {path.parent}` says what helps"
             raise CheckpointError(
-                f"{path.parent} has no {path.name}: no epoch of this run was finished;"
-                f" `{resume_command(path.parent)}` continues it"
+                f"{path.parent} has no {path.name}: no epoch of this run was finished; {way}"
             ) from None
         # Of a folder of runs, as runs itself.
         runs = list(path.parent.glob("*/ckpt.pkl")) if path.name == "ckpt.pkl" else []

@@ -85,6 +85,11 @@ def check_before_setup(saved: SavedState, settings: Settings, *, is_unfinished: 
         )
     if is_unfinished:
         return
+    if saved.epoch >= settings.train.epochs and settings.train.method == "probe":
+        raise UsageError(
+            f"{saved.folder} is finished: a probe has one epoch; `ptkit finetune {saved.folder}`"
+            " trains further from it"
+        )
     if saved.epoch >= settings.train.epochs:
         raise UsageError(
             f"{saved.folder} is finished ({counted(saved.epoch, 'epoch')}): ask for more with"

@@ -13,7 +13,7 @@ from ptkit.core.device import leaving_torch_as_it_was
 from ptkit.core.distributed import Votes, from_main, lost, share_hashes, wait_for_main
 from ptkit.core.errors import DivergedError, InterruptedRunError, StorageError
 from ptkit.core.ranks import ALONE, being, here
-from ptkit.core.run_files import resume_command
+from ptkit.core.run_files import has_diverged, resume_command
 from ptkit.core.training.advice import facts_of_run, speedups, verdicts
 from ptkit.core.training.batch_sizes import explained_memory
 from ptkit.core.training.divergence import check_finite, remedy
@@ -124,7 +124,8 @@ def _begun(
     setup = prepare(settings, watch, is_resumed=saved is not None)
     stack.enter_context(closing(setup.data))
     if saved is None:
-        watch.say(f"{resume} was interrupted before a state was saved: it begins again")
+        ended = "diverged" if has_diverged(resume) else "was interrupted"
+        watch.say(f"{resume} {ended} before a state was saved: it begins again")
         return new_run(setup, hold, first_image(setup))
     current, how_exact = resumed_run(setup, saved, hold)
     watch.say(f"resuming {saved.folder} after {saved.position}: {how_exact}")

@@ -119,7 +119,7 @@ def parse_ratio(text: str) -> tuple[int, ...]:
         UsageError: not two or three positive numbers.
     """
     form = re.compile(r"\s*([0-9]*)\.?([0-9]*)\s*")
-    matches = [form.fullmatch(number) for number in text.split(":")]
+    matches = [form.fullmatch(number) for number in str(text).split(":")]
     parts = [match.groups() for match in matches if match]
     digits = max((len(fraction) for _, fraction in parts), default=0)
     # Integers, so that shares of exactly one half are seen as such.

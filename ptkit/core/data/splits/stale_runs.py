@@ -35,7 +35,9 @@ def runs_trained_on(hashes: Collection[str], out: Path) -> tuple[Path, ...]:
         for depth in _DEPTHS
         for file in place.glob(f"{depth}/ckpt.pkl")
     )
-    found = [file.parent for file in checkpoints if _holds(file, sought)]
+    found = {file.parent for file in checkpoints if _holds(file, sought)}
+    # A series links to the checkpoint of its best run.
+    found -= {run for run in found if any(other.parent == run for other in found)}
     return tuple(sorted(found, key=lambda run: (len(run.parts), len(run.name), str(run))))
 
 

@@ -426,6 +426,7 @@ def test_a_layer_that_began_small_has_further_to_go(tmp_path):
     for begin, verdict in ((10.0, "WARN"), (1.0, "ok"), (0.0, "ok")):
         folder = make_run(tmp_path / str(begin), far(begin))
         assert judged(folder, "layer imbalance").verdict == verdict
+    assert "grew" not in judged(tmp_path / "0.0", "weight decay").text
 
 
 def test_a_schedule_that_never_gives_a_rate_is_named(tmp_path):

@@ -93,8 +93,9 @@ def why_no_run(folder: Path) -> str | None:
     if (folder / "config.toml").is_file():
         return None
     if not folder.exists():
-        gone = f"is a link to {folder.readlink()}, which is not there any more"
-        why = gone if folder.is_symlink() else "does not exist"
+        why = "does not exist"
+        if folder.is_symlink():
+            why = f"is a link to {folder.readlink()}, which is not there any more"
         return f"{folder} {why}: expected a run folder, such as runs/1"
     if folder.is_file():
         is_inside = (folder.parent / "config.toml").is_file()

@@ -156,7 +156,8 @@ def weight_decay(run: Recorded) -> Judgement:
         )
         command = run.with_groups(f"*: weight_decay={most / 100:.1g}")
         return Judgement(FAIL, text, {"norm": share}, (), command)
-    grown = [name for name in run.trained if _growth(run, name) > _GROWS]
+    # What begins at 0 has no size yet to keep.
+    grown = [name for name in run.trained if _GROWS < _growth(run, name) < math.inf]
     numbers = {"lr_times_decay": _lr_times_decay(run)}
     if grown:
         first = max(grown, key=lambda name: _growth(run, name))

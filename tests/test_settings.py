@@ -326,6 +326,15 @@ def test_a_folder_that_is_no_run_is_refused_with_the_runs_in_it(tmp_path, monkey
         gather({}, recipe="runs/1")
 
 
+def test_a_recipe_of_which_a_file_sets_everything_is_refused(tmp_path):
+    file = tmp_path / "config.toml"
+    file.write_text(to_toml(gather({}, recipe="speed"), folder=tmp_path))
+    with pytest.raises(UsageError, match=r"^--recipe speed has no effect beside --config "):
+        gather({}, recipe="speed", config=file)
+    file.write_text("[train]\nepochs = 3\n")
+    assert gather({}, recipe="speed", config=file).train.epochs == 3
+
+
 def test_keywords_win_over_config_over_recipe_over_base(tmp_path):
     (tmp_path / "a.toml").write_text("[train]\nepochs = 2\nseed = 2\n")
     (tmp_path / "b.toml").write_text("[train]\nepochs = 3\nseed = 3\npatience = 3\n")

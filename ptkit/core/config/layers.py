@@ -49,16 +49,26 @@ def gather(
     over_recipe: a layer over the recipe, also where there is none.
 
     Raises:
-        UsageError: a bad setting, a rate that is given twice, or a TOML file that cannot be read.
+        UsageError: a bad setting, a rate that is given twice, a recipe without effect, or a TOML
+            file that cannot be read.
     """
     # Checked: a value may be of another type, or "none".
     _refuse_second_rate(resolve(layer_of(keywords)))
+    of_recipe = {} if recipe is None else read_recipe(recipe)
+    of_config = {} if config is None else read_toml(config)
+    if of_recipe and all(
+        key in of_config.get(section, {}) for section, keys in of_recipe.items() for key in keys
+    ):
+        raise UsageError(
+            f"--recipe {recipe} has no effect beside --config {config}, which sets all that it"
+            " sets: leave one of them out"
+        )
     return resolve(
         base or {},
-        {} if recipe is None else read_recipe(recipe),
+        of_recipe,
         over_recipe or {},
         {} if resume is None else read_toml(resume / "config.toml"),
-        {} if config is None else read_toml(config),
+        of_config,
         layer_of(keywords),
     )
 

@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 from ptkit.commands.app import app
 from ptkit.commands.output import process_began
 from ptkit.core.shares import interval, share_text
+from ptkit.plots.fonts import missing_font_note
 
 QUICK = ["--epochs", "1", "--batch-size", "16", "--set", "log.tensorboard=false",
          "--set", "log.pictures=false"]  # fmt: skip
@@ -185,6 +186,12 @@ def test_a_class_name_that_no_font_has_is_said_once_and_drawn_with_a_font_of_the
     found = ptkit("train", *QUICK, "--set", f"log.font={font}")
     assert found.exit_code == 0
     assert "no font here" not in found.stderr
+
+
+def test_a_class_name_of_two_lines_is_told_in_one() -> None:
+    note = missing_font_note(["a\nb\ue00a"], remedy="--font FILE") or ""
+    assert "#0 = a\\nb" in note
+    assert "\n" not in note
 
 
 def test_a_font_that_is_none_is_refused_before_anything_is_written(here: Path) -> None:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
 from ptkit.core.errors import UsageError
-from ptkit.core.wording import counted, first_of
+from ptkit.core.wording import counted, first_of, one_line
 
 # Pixels per inch of every page that is laid out in pixels.
 DPI = 100
@@ -108,7 +108,9 @@ def missing_font_note(class_names: Sequence[str], *, remedy: str) -> str | None:
 
     remedy: how to name a font file.
     """
-    missing = [f"#{k} = {name}" for k, name in enumerate(class_names) if not is_drawable(name)]
+    missing = [
+        f"#{k} = {one_line(name)}" for k, name in enumerate(class_names) if not is_drawable(name)
+    ]
     if not missing:
         return None
     return (

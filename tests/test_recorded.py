@@ -37,6 +37,17 @@ def judged(folder, rule):
     return {found.rule: found.judgement for found in findings(read_records(folder))}[rule]
 
 
+def without_learning(update):
+    """Return a change: the loss is that of guessing all along, and each step is so large."""
+
+    def change(first, epochs):
+        every_epoch(loss=[0.69] * 30)(first, epochs)
+        for name in NAMES:
+            of_weight(name, "update", update)(first, epochs)
+
+    return change
+
+
 def parsed(command):
     """Return the values that the command line makes of a command."""
     program, name, *words = shlex.split(command)
@@ -401,16 +412,8 @@ def test_a_few_dead_units_in_a_run_with_usual_steps_want_no_lower_rate(tmp_path)
 
 
 def test_a_rate_at_which_nothing_is_learned_is_not_suspected_before_init(tmp_path):
-    def never(update):
-        def change(first, epochs):
-            every_epoch(loss=[0.69] * 30)(first, epochs)
-            for name in NAMES:
-                of_weight(name, "update", update)(first, epochs)
-
-        return change
-
     for update, rule in ((0.5, "lr too high"), (1e-6, "lr too low")):
-        found = judged(make_run(tmp_path / rule, never(update), config=OWN), rule)
+        found = judged(make_run(tmp_path / rule, without_learning(update), config=OWN), rule)
         assert found.verdict == "FAIL"
         assert settings_of(found.command)[0].model.init == ()
 
@@ -442,14 +445,6 @@ def test_a_schedule_that_never_gives_a_rate_is_named(tmp_path):
 
 
 def test_what_learns_nothing_at_a_usual_rate_is_laid_to_the_labels(tmp_path):
-    def flat(update):
-        def change(first, epochs):
-            every_epoch(loss=[0.69] * 30)(first, epochs)
-            for name in NAMES:
-                of_weight(name, "update", update)(first, epochs)
-
-        return change
-
     for update, accuracy, is_told in (
         (0.02, 0.5, True),
         (0.5, 0.5, False),
@@ -458,14 +453,18 @@ def test_what_learns_nothing_at_a_usual_rate_is_laid_to_the_labels(tmp_path):
         (0.02, 0.7, False),
     ):
         metrics = {"train_loss": [0.69] * 5, "valid_accuracy": [accuracy] * 5}
-        folder = make_run(tmp_path / f"{update} {accuracy}", flat(update), metrics=metrics)
+        folder = make_run(
+            tmp_path / f"{update} {accuracy}", without_learning(update), metrics=metrics
+        )
         found = judged(folder, "not learning")
         assert ("labels and images may not belong together" in found.text) == is_told
         assert found.verdict == ("FAIL" if accuracy == 0.5 else "WARN")
         assert ("--resume" in found.command) == (accuracy > 0.5)
     # Images are looked at where training recorded what it made of their labels.
     folder = make_run(
-        tmp_path / "margins", flat(0.02), metrics={**metrics, "valid_accuracy": [0.5] * 5}
+        tmp_path / "margins",
+        without_learning(0.02),
+        metrics={**metrics, "valid_accuracy": [0.5] * 5},
     )
     (folder / "margins.npz").write_bytes(b"")
     command = judged(folder, "not learning").command

@@ -448,7 +448,7 @@ def test_what_learns_nothing_at_a_usual_rate_is_laid_to_the_labels(tmp_path):
     for update, accuracy, is_told in (
         (0.02, 0.5, True),
         (0.5, 0.5, False),
-        (0.0002, 0.5, False),
+        (0.003, 0.5, False),
         # It learns, and slowly.
         (0.02, 0.7, False),
     ):
@@ -460,6 +460,8 @@ def test_what_learns_nothing_at_a_usual_rate_is_laid_to_the_labels(tmp_path):
         assert ("labels and images may not belong together" in found.text) == is_told
         assert found.verdict == ("FAIL" if accuracy == 0.5 else "WARN")
         assert ("--resume" in found.command) == (accuracy > 0.5)
+        # Steps of a third of the usual size.
+        assert ("--lr 1" in found.command) == (update == 0.003)
     # Images are looked at where training recorded what it made of their labels.
     folder = make_run(
         tmp_path / "margins",

@@ -216,6 +216,8 @@ def test_a_run_of_which_nothing_was_saved_begins_again(here):
         ptkit.train(**QUICK, name="cut", watch=Killed())
     assert not Path("runs/cut/last.pkl").exists()
     Path("runs/cut/.last.pkl.0123abcd").write_text("half")
+    # Records that are damaged do not keep it from that.
+    Path("runs/cut/layers.jsonl").write_text("half\n")
     watch = Interrupter(at=())
     ptkit.train(resume="runs/cut", watch=watch)
     assert "runs/cut was interrupted before a state was saved: it begins again" in watch.lines

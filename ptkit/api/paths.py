@@ -12,5 +12,5 @@ def path_or_none(path: StrPath | None) -> Path | None:
 
 
 def text_or_none(name: StrPath | None) -> str | None:
-    """Return what may be left out as a text: a name or a path."""
+    """Return a name or a path as text, or None where the caller gave none."""
     return None if name is None else os.fspath(name)

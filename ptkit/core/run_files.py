@@ -80,12 +80,13 @@ def resume_command(run: Path) -> str:
 
 
 def has_diverged(run: Path) -> bool:
-    """Say whether a run's records end with a loss that became NaN or infinite.
-
-    Raises:
-        DataError: they are damaged. StorageError: they cannot be read.
+    """Say whether a run's records end with a loss that became NaN or infinite; no of records that
+    cannot be read.
     """
-    return any(line.get("kind") == "diverged" for line in read_layers(run)[-1:])
+    try:
+        return any(line.get("kind") == "diverged" for line in read_layers(run)[-1:])
+    except (DataError, StorageError):
+        return False
 
 
 def why_no_run(folder: Path) -> str | None:

@@ -35,7 +35,7 @@ def trained_on_note(count: int, total: int) -> str:
 def absent_note(num_absent: int, num_classes: int, what: str = "macro means leave") -> str:
     """Return what macro means are over where classes have no images.
 
-    what: leaves out those that are not predicted either.
+    what: the means, with the verb "leave out" up to its "out".
     """
     have = "has" if num_absent == 1 else "have"
     return (

@@ -19,6 +19,7 @@ from ptkit.core.diagnosis.recorded import Floats, Recorded, least, running_media
 from ptkit.core.diagnosis.step_sizes import (
     LARGE_UPDATE,
     SMALL_UPDATE,
+    USUAL_UPDATE,
     calmer,
     faster,
     overall_update,
@@ -34,9 +35,9 @@ _FLOOR = 0.05
 _NO_GAIN = 0.02
 _STILL_FALLING = 0.05
 _FEWEST_STEPS, _ENOUGH_STEPS = 20, 40
-# So many steps, each at least half as large as is usual, learn what can be learned at all; in fewer
-# only a loss that rises from their first half to the second, or tiny steps, speak against the rate.
-_STEPS_TO_LEARN, _HALF_USUAL, _RISES_AT_ONCE = 100, 5e-4, 1.2
+# After so many steps of a usual size a loss that never fell has another cause than their number; a
+# rate is too high where it rises from the first half of fewer steps to the second.
+_STEPS_TO_LEARN, _RISES_AT_ONCE = 100, 1.2
 _SPIKE_Z, _CLIPPED = 6.0, 0.5
 # Steps before, after and on both sides of a spike that it is held against.
 _BEFORE, _AFTER, _AROUND = 10, 5, 50
@@ -264,13 +265,14 @@ def _where_nothing_is_learned(
         first, last = np.median(run.loss[:half]), np.median(run.loss[-half:])
         if last > _RISES_AT_ONCE * first:
             return Judgement(FAIL, text, numbers, (), slower(run))
-        if update < _HALF_USUAL:
-            return Judgement(FAIL, text, numbers, (), faster(run))
+    if update < USUAL_UPDATE / 2:
+        return Judgement(WARN if is_better else FAIL, text, numbers, (), faster(run))
+    if count < _STEPS_TO_LEARN:
         text += f"; it has taken only {count:,} steps"
         return Judgement(WARN, text, numbers, (), run.longer)
     if is_better:
         return Judgement(WARN, text, numbers, (), run.longer)
-    if not _HALF_USUAL <= update <= LARGE_UPDATE:
+    if not update <= LARGE_UPDATE:
         return Judgement(FAIL, text, numbers, (), f"{run.again} --preflight")
     text += (
         f"; {count:,} steps moved weights by {update:.2g} of their size each, which is usual:"

@@ -7,7 +7,7 @@ import numpy as np
 from ptkit.core.diagnosis.recorded import Recorded
 
 # Shares of a weight's norm; see rules.RULES for where they come from.
-LARGE_UPDATE, _USUAL_UPDATE, SMALL_UPDATE = 1e-2, 1e-3, 1e-4
+LARGE_UPDATE, USUAL_UPDATE, SMALL_UPDATE = 1e-2, 1e-3, 1e-4
 _LARGEST_RATE = 1.0
 
 
@@ -26,7 +26,7 @@ def slower(run: Recorded) -> str:
     needed to make them usual.
     """
     update = overall_update(run)
-    factor = min(_USUAL_UPDATE / update, 0.1) if update > 0 else 0.1
+    factor = min(USUAL_UPDATE / update, 0.1) if update > 0 else 0.1
     return run.at_rate(factor, digits=1)
 
 
@@ -35,7 +35,7 @@ def faster(run: Recorded) -> str:
     needed to make them usual; but never above the largest rate that is usual.
     """
     update, rate = overall_update(run), float(run.lr.max(initial=0.0))
-    factor = _USUAL_UPDATE / update if update > 0 else 10.0
+    factor = USUAL_UPDATE / update if update > 0 else 10.0
     # Of gradients that vanish it would be any rate.
     most = _LARGEST_RATE / rate if rate > 0 else 10.0
     return run.at_rate(max(min(factor, most), 10.0), digits=2)

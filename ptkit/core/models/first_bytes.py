@@ -3,6 +3,7 @@
 import re
 import stat
 from pathlib import Path
+from shlex import quote
 
 from ptkit.core.errors import CheckpointError
 from ptkit.core.run_files import METRICS_FILE, has_diverged, resume_command
@@ -58,7 +59,7 @@ def first_bytes(path: Path) -> bytes:
         if path.name == "ckpt.pkl" and _has_no_epoch(path.parent):
             way = f"`{resume_command(path.parent)}` continues it"
             if has_diverged(path.parent):
-                way = f"it diverged: `ptkit diagnose {path.parent}` says what helps"
+                way = f"it diverged: `ptkit diagnose {quote(str(path.parent))}` says what helps"
             raise CheckpointError(
                 f"{path.parent} has no {path.name}: no epoch of this run was finished; {way}"
             ) from None

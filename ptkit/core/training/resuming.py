@@ -87,8 +87,8 @@ def check_before_setup(saved: SavedState, settings: Settings, *, is_unfinished: 
         return
     if saved.epoch >= settings.train.epochs and settings.train.method == "probe":
         raise UsageError(
-            f"{saved.folder} is finished: a probe has one epoch; `ptkit finetune {saved.folder}`"
-            " trains further from it"
+            f"{saved.folder} is finished: a probe has one epoch;"
+            f" `ptkit finetune {shlex.quote(str(saved.folder))}` trains further from it"
         )
     if saved.epoch >= settings.train.epochs:
         raise UsageError(
@@ -211,7 +211,8 @@ def _restore(saved: SavedState, setup: Setup) -> str:
         raise UsageError(
             f"{saved.folder} was begun by an earlier ptkit, whose {training.loss.call.name} over a"
             " list with weights, ignored classes or pairs was another number (see CHANGELOG.md):"
-            f" train anew, or from its weights with `ptkit finetune {saved.folder}`"
+            " train anew, or from its weights with"
+            f" `ptkit finetune {shlex.quote(str(saved.folder))}`"
         )
     is_longer = training.settings.epochs != checkpoint["config"]["train"]["epochs"]
     try:
@@ -284,7 +285,8 @@ def _check_same_data(saved: SavedState, setup: Setup) -> None:
         lists,
         saved.folder,
         relabel=setup.settings.data.relabel,
-        advice=f"restore it, or train on from the weights: ptkit finetune {saved.folder}",
+        advice="restore it, or train on from the weights: ptkit finetune"
+        f" {shlex.quote(str(saved.folder))}",
     )
     if saved.checkpoint["classes"] != list(setup.data.class_names):
         raise DataError(f"the class names are not those that {saved.folder} was trained with")

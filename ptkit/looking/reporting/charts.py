@@ -11,7 +11,7 @@ Row = Mapping[str, float]
 
 # Units of the drawing; on a phone a unit is about a pixel.
 _WIDTH, _HEIGHT = 420, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 14, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 14, 34
 # Of a logarithmic axis, the largest value over the smallest.
 _WIDE = 50.0
 _NUM_TICKS = 5

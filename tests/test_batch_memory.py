@@ -42,13 +42,21 @@ def test_memory_comes_again_when_no_view_of_it_is_left():
         ["RandomHorizontalFlip()", "ToTensor()", "RandomErasing(p=0.5)"],
     ],
 )
-def test_batches_do_not_depend_on_how_many_are_made_together(calls, at_once, ahead, monkeypatch):
-    pipeline = Pipeline.parse(calls)
+# In the order of the list images are not copied where nothing writes to them.
+@pytest.mark.parametrize("order", ["shuffled", "listed", "nearly"])
+def test_batches_do_not_depend_on_how_many_are_made_together(
+    order, calls, at_once, ahead, monkeypatch
+):
+    # Of images of one size, as they are kept, all steps are for whole batches.
+    pipeline = Pipeline.parse(["Resize((9, 9))", *calls])
+    assert not pipeline.plan.image_steps
     pixels = np.random.default_rng(0).integers(0, 256, (33, 9, 9, 3), np.uint8)
     if "Grayscale()" in calls:
         pixels = pixels[..., :1]
-    kept = InMemory(pixels, np.arange(33), pipeline)
-    indices = np.random.default_rng(1).permutation(33)
+    kept, before = InMemory(pixels, np.arange(33), pipeline), pixels.copy()
+    indices = np.random.default_rng(1).permutation(33) if order == "shuffled" else np.arange(33)
+    if order == "nearly":
+        indices[[2, 3]] = 3, 2
     draws = pipeline.draws(0, epoch=1, keys=indices)
     parts = [(indices[k : k + 10], draws[k : k + 10]) for k in range(0, 33, 10)]
     monkeypatch.setattr(in_memory, "_BYTES_AT_ONCE", at_once * pixels[0].nbytes)
@@ -60,3 +68,4 @@ def test_batches_do_not_depend_on_how_many_are_made_together(calls, at_once, ahe
         torch.testing.assert_close(images, alone, rtol=0, atol=0)
         assert images.stride() == alone.stride()
         assert labels.tolist() == some.tolist()
+    assert np.array_equal(pixels, before)

@@ -232,7 +232,10 @@ def test_a_missing_list_a_folder_and_a_pipe_are_data_errors(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(DataError, match="ptkit split"):
         read_list(tmp_path / "train.txt")
-    with pytest.raises(DataError, match="is a folder"):
+    with pytest.raises(DataError, match=r"is a folder; expected a list$"):
+        read_list(tmp_path)
+    (tmp_path / "class").mkdir()
+    with pytest.raises(DataError, match=r"expected a list \(`ptkit split .*` writes lists of a "):
         read_list(tmp_path)
     with pytest.raises(DataError, match="neither file nor folder"):
         read_list(tmp_path / "pipe")

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from ptkit.commands.app import app
 from ptkit.core.config.settings import DataSettings
 from ptkit.core.errors import DataError
+from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
 from ptkit.core.training.setup_lists import read_lists
 from ptkit.looking.label_review import draw_review, review_labels, write_relabelling
 from ptkit.plots.saving import PictureFolder
@@ -124,6 +125,11 @@ def test_a_run_without_margins_or_with_another_list_is_refused(lists):
     assert RUN.invoke(app, ["train", "--name", "a", "--epochs", "1", *QUICK]).exit_code == 0
     Path("train.txt").write_text(Path("train.txt").read_text() + "\n")
     with pytest.raises(DataError, match="is not the list"):
+        review_labels(Path("runs/a"))
+    checkpoint = read_checkpoint(Path("runs/a"))
+    del checkpoint["data"]["list_sha256"]
+    save_checkpoint(Path("runs/a/ckpt.pkl"), checkpoint)
+    with pytest.raises(DataError, match="does not say which list it was trained with"):
         review_labels(Path("runs/a"))
     with pytest.raises(DataError, match="runs/b does not exist"):
         review_labels(Path("runs/b"))

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -218,6 +219,11 @@ def test_a_run_of_which_nothing_was_saved_begins_again(here):
     Path("runs/cut/.last.pkl.0123abcd").write_text("half")
     # Records that are damaged do not keep it from that.
     Path("runs/cut/layers.jsonl").write_text("half\n")
+    shutil.copytree("runs/cut", "runs/nan")
+    Path("runs/nan/layers.jsonl").write_text('{"kind": "diverged", "step": 1}\n')
+    watch = Interrupter(at=())
+    ptkit.train(resume="runs/nan", watch=watch)
+    assert "runs/nan diverged before a state was saved: it begins again" in watch.lines
     watch = Interrupter(at=())
     ptkit.train(resume="runs/cut", watch=watch)
     assert "runs/cut was interrupted before a state was saved: it begins again" in watch.lines

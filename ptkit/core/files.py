@@ -172,7 +172,8 @@ def open_text(file: Path) -> BufferedReader:
         if is_run(file):
             raise DataError(f"{file} is a run folder; expected a list of images, such as train.txt")
         hint = f" (`ptkit split {file}` writes lists of a folder with a folder for each class)"
-        has_folders = any(entry.is_dir() for entry in os.scandir(file))
+        with os.scandir(file) as entries:
+            has_folders = any(entry.is_dir() for entry in entries)
         raise DataError(f"{file} is a folder; expected a list{hint if has_folders else ''}")
     raise DataError(f"{file} is neither file nor folder; expected a text file")
 
